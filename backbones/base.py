@@ -1,0 +1,166 @@
+"""The contract that every backbone of this package keeps."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar
+
+import torch
+from mmengine.model import BaseModule, PretrainedInit
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from .weights import load_pretrained
+
+Part = nn.Module | nn.Parameter
+
+
+class DenseBackbone(BaseModule):
+    """Image in, a tuple of feature maps out, finest first.
+
+    A subclass sets ``archs``, ``strides`` and ``out_channels`` of all its levels through :meth:`_set_levels`, lists its
+    parts in :meth:`stages`, and calls :meth:`_freeze` at the end of its constructor.
+
+    Args:
+        arch: Preset name (one of ``archs``), or a dict with the keys of a preset.
+        out_indices: Which levels to return, increasing; negative ones count from the last.
+        frozen_stages: -1 trains everything; ``n`` >= 0 freezes the first ``n + 1`` entries of :meth:`stages`, the first
+            being the stem.
+        norm_eval: Keep batch norms in eval mode during training (their statistics are then never updated).
+        drop_path_rate: Largest chance, in [0, 1), of skipping a residual branch.
+        init_cfg: mmengine's initialisation config. ``dict(type='Pretrained', checkpoint=PATH_OR_URL)`` is read by
+            :func:`backbones.weights.load_pretrained`, which takes official files as they are.
+
+    Attributes:
+        out_channels: Channels of each returned map.
+        strides: Stride of each returned map, in input pixels.
+
+    Shapes:
+        x: ``(B, 3, H, W)``, floating point, H and W at least 32 and otherwise free.
+        returns: tuple of contiguous ``(B, out_channels[i], H_i, W_i)``.
+
+    Raises:
+        ValueError: for an unknown ``arch``, ``out_indices`` outside the levels, ``frozen_stages`` outside the stages, or
+            an input that is no batch of RGB images of at least 32 x 32.
+    """
+
+    archs: ClassVar[Mapping[str, Mapping[str, Any]]]
+    arch_defaults: ClassVar[Mapping[str, Any]] = {}  # keys that a dict arch may leave out
+    classifier_keys: ClassVar[tuple[str, ...]] = ()  # prefixes of official keys that belong to the classifier
+    min_size: ClassVar[int] = 32
+
+    def __init__(
+        self,
+        *,
+        frozen_stages: int = -1,
+        norm_eval: bool = False,
+        drop_path_rate: float = 0.0,
+        init_cfg: dict | list[dict] | None = None,
+    ) -> None:
+        super().__init__(init_cfg)
+        if not 0 <= drop_path_rate < 1:
+            raise ValueError(f"drop_path_rate is {drop_path_rate}; it must lie in [0, 1)")
+        self.frozen_stages = frozen_stages
+        self.norm_eval = norm_eval
+        self.drop_path_rate = drop_path_rate
+
+    @classmethod
+    def parse_arch(cls, arch: str | Mapping[str, Any]) -> dict[str, Any]:
+        """Returns the keys of a preset or of a dict arch, defaults filled in, as a new dict."""
+        known = next(iter(cls.archs.values())).keys() | cls.arch_defaults.keys()
+        required = known - cls.arch_defaults.keys()
+        if isinstance(arch, str):
+            if arch not in cls.archs:
+                raise ValueError(
+                    f"unknown arch {arch!r} of {cls.__name__}; choose from {list(cls.archs)} "
+                    f"or pass a dict with {sorted(required)}"
+                )
+            arch = cls.archs[arch]
+        elif not isinstance(arch, Mapping):
+            raise ValueError(f"arch of {cls.__name__} is {arch!r}; it must be one of {list(cls.archs)} or a dict")
+        if missing := required - arch.keys():
+            raise ValueError(f"arch {dict(arch)} of {cls.__name__} lacks {sorted(missing)}")
+        if unknown := arch.keys() - known:
+            raise ValueError(f"arch of {cls.__name__} has unknown keys {sorted(unknown)}; known are {sorted(known)}")
+        return {**cls.arch_defaults, **arch}
+
+    def _set_levels(self, channels: Sequence[int], strides: Sequence[int], out_indices: Sequence[int]) -> None:
+        levels = len(channels)
+        try:
+            indices = tuple(range(levels)[i] for i in out_indices)
+        except (IndexError, TypeError):
+            indices = ()
+        if not indices or list(indices) != sorted(set(indices)):
+            raise ValueError(
+                f"out_indices is {out_indices!r}; it must be a sequence of increasing level indices "
+                f"between {-levels} and {levels - 1} (level 0 is the finest), for example {tuple(range(levels))}"
+            )
+        self.out_indices = indices
+        self.out_channels = tuple(channels[i] for i in indices)
+        self.strides = tuple(strides[i] for i in indices)
+
+    def stages(self) -> list[list[Part]]:
+        """The modules and parameters that ``frozen_stages`` counts, in order of computation; entry 0 is the stem."""
+        raise NotImplementedError
+
+    def get_layer_depth(self, param_name: str, prefix: str = "") -> tuple[int, int]:
+        """Depth of a parameter, for layer-wise learning rates.
+
+        Args:
+            param_name: Full name in the model that holds this backbone.
+            prefix: What precedes the backbone's own names there, such as ``'backbone.'``.
+
+        Returns:
+            ``(depth, num_depths)``: 0 is the stem; ``num_depths - 1`` is everything outside the backbone, and what a
+            learning rate decays from.
+        """
+        raise NotImplementedError
+
+    def _freeze(self) -> None:
+        stages = self.stages()
+        if self.frozen_stages not in range(-1, len(stages)):
+            raise ValueError(
+                f"frozen_stages is {self.frozen_stages}; it must be between -1 (nothing) and {len(stages) - 1} "
+                f"(all {len(stages)} stages, the stem being stage 0)"
+            )
+        for part in self._frozen_parts():
+            part.requires_grad_(False)
+
+    def _frozen_parts(self) -> list[Part]:
+        return [part for stage in self.stages()[: self.frozen_stages + 1] for part in stage]
+
+    def train(self, mode: bool = True) -> DenseBackbone:
+        super().train(mode)
+        for part in self._frozen_parts():
+            if isinstance(part, nn.Module):
+                part.eval()
+        if self.norm_eval:
+            for module in self.modules():
+                if isinstance(module, _BatchNorm):
+                    module.eval()
+        return self
+
+    def init_weights(self) -> None:
+        """Runs ``init_cfg``. Entries of type ``Pretrained`` come last and are read by this package."""
+        entries = [self.init_cfg] if isinstance(self.init_cfg, dict) else list(self.init_cfg or [])
+        pretrained = [entry for entry in entries if entry["type"] in ("Pretrained", PretrainedInit)]
+        given, self.init_cfg = self.init_cfg, [entry for entry in entries if entry not in pretrained]
+        try:
+            super().init_weights()
+        finally:
+            self.init_cfg = given
+        for entry in pretrained:
+            load_pretrained(self, **{key: value for key, value in entry.items() if key != "type"})
+
+    def check_input(self, x: Tensor) -> None:
+        """Raises ``ValueError`` unless ``x`` is a float batch of RGB images that the coarsest level can hold."""
+        name = type(self).__name__
+        wanted = f"{name} takes a float tensor (B, 3, H, W) with H and W at least {self.min_size}"
+        if not isinstance(x, Tensor):
+            raise ValueError(f"{wanted}; got a {type(x).__name__}. Stack the images into one tensor first")
+        if x.ndim != 4 or x.shape[1] != 3:
+            raise ValueError(f"{wanted}; got shape {tuple(x.shape)}. Images must be channels first, three channels")
+        if not torch.is_floating_point(x):
+            raise ValueError(f"{wanted}; got {x.dtype}. Convert and normalise the images (the data preprocessor does)")
+        if min(x.shape[2:]) < self.min_size:
+            raise ValueError(f"{wanted}; got shape {tuple(x.shape)}. Resize or pad the images")

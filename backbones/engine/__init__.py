@@ -1,0 +1,5 @@
+"""What training with these backbones needs of the runner. Registered in mmengine's root registries."""
+
+from .layer_decay import LayerDecayOptimWrapperConstructor
+
+__all__ = ["LayerDecayOptimWrapperConstructor"]

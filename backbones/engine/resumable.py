@@ -1,0 +1,121 @@
+"""Training whose random numbers do not depend on its history, so that a resumed run repeats what the killed one would have done.
+
+mmengine restores weights, optimiser and schedules, but neither the state of the random generators nor that of the
+data-loading workers. Saving those states would tie a checkpoint to the number of workers and to what they had prefetched.
+Here every random number follows from a counter instead, and nothing has to be saved:
+
+- augmentation of a sample: from (seed, rank, epoch, position in the epoch), whichever worker loads it;
+- the model's own draws (drop-path, sampling of proposals): from (seed, rank, iteration).
+
+On a GPU the kernels' summation order remains a source of rounding differences; on a CPU the loss curve is the same to the bit.
+"""
+
+import random
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import torch
+from mmengine.config import Config
+from mmengine.dist import get_rank, sync_random_seed
+from mmengine.hooks import Hook
+from mmengine.registry import DATA_SAMPLERS, DATASETS, HOOKS
+from torch.utils.data import Sampler
+
+
+def set_seed(*counters: int) -> None:
+    """Seed Python's, NumPy's and torch's generators from a few non-negative integers."""
+    seed = int(np.random.SeedSequence(counters).generate_state(1)[0])
+    random.seed(seed)
+    np.random.seed(seed)
+    torch.manual_seed(seed)
+
+
+class SeededIndex(int):
+    """A sample's index that carries the counters its random numbers follow from."""
+
+    counters: tuple[int, ...]
+
+
+@DATA_SAMPLERS.register_module()
+class SeededSampler(Sampler):
+    """Another sampler, whose indices say which random numbers belong to them.
+
+    Args:
+        dataset: What is sampled.
+        sampler: Config of the sampler that chooses the indices.
+        seed: Seed of this sampler and, unless it names its own, of the inner one.
+    """
+
+    def __init__(self, dataset: Any, sampler: dict, seed: int | None = None) -> None:
+        self.dataset = dataset
+        self.seed = sync_random_seed() if seed is None else seed
+        self.sampler = DATA_SAMPLERS.build(sampler, default_args=dict(dataset=dataset, seed=self.seed))
+        self.epoch = 0
+        self.start = 0
+        if hasattr(self.sampler, "skip"):  # mmengine looks for this method to fast-forward an iteration-based loop
+            self.skip = self._skip
+
+    def __iter__(self) -> Iterator[SeededIndex]:
+        for position, index in enumerate(self.sampler, self.start):
+            index = SeededIndex(index)
+            index.counters = (self.seed, get_rank(), 0, self.epoch, position)
+            yield index
+
+    def __len__(self) -> int:
+        return len(self.sampler)
+
+    def set_epoch(self, epoch: int) -> None:
+        """Choose the epoch whose order and random numbers come next."""
+        self.epoch = epoch
+        self.sampler.set_epoch(epoch)
+
+    def _skip(self, num_samples: int) -> None:
+        self.start = num_samples
+        self.sampler.skip(num_samples)
+
+
+@DATASETS.register_module()
+class SeededDataset:
+    """Another data set, which it stands for in everything, seeded anew for every sample of a :class:`SeededSampler`.
+
+    Args:
+        dataset: Config of the data set.
+    """
+
+    def __init__(self, dataset: dict) -> None:
+        self.__dict__["dataset"] = DATASETS.build(dataset)
+
+    def __getitem__(self, index: SeededIndex) -> Any:
+        set_seed(*index.counters)
+        return self.dataset[int(index)]
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    def __getattr__(self, name: str) -> Any:
+        if "dataset" not in self.__dict__:  # while being unpickled
+            raise AttributeError(name)
+        return getattr(self.dataset, name)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        setattr(self.dataset, name, value)  # hooks that switch the pipeline must reach the data set itself
+
+
+@HOOKS.register_module()
+class SeedIterationHook(Hook):
+    """Seeds the model's random numbers of each training iteration from the run's seed and the iteration's number."""
+
+    priority = "VERY_HIGH"
+
+    def before_train_iter(self, runner: Any, batch_idx: int, data_batch: Any = None) -> None:
+        """Seed the generators; see :class:`~mmengine.hooks.Hook`."""
+        set_seed(runner.seed, get_rank(), 1, runner.iter)
+
+
+def make_resumable(cfg: Config) -> None:
+    """Put the three classes above into a training config, in place; call it last before building the runner."""
+    loader = cfg.train_dataloader
+    loader.dataset = dict(type="SeededDataset", dataset=loader.dataset)
+    loader.sampler = dict(type="SeededSampler", sampler=loader.sampler)
+    cfg.custom_hooks = [*(cfg.get("custom_hooks") or []), dict(type="SeedIterationHook")]

@@ -1,0 +1,21 @@
+"""Stochastic depth (Huang et al., arXiv:1603.09382)."""
+
+import torch
+from torch import Tensor
+
+
+def drop_path_scale(x: Tensor, rate: float) -> Tensor:
+    """Draws what a residual branch of each sample is multiplied with: 0, or 1 / (1 - rate) for the survivors.
+
+    The draw is a tensor of its own rather than a module inside the branch, so that whoever recomputes the branch in
+    backward passes the same draw again and has no random state to save and restore.
+
+    Args:
+        x: Any tensor with the batch first; gives device and batch size.
+        rate: Chance in [0, 1) that a sample's branch is dropped.
+
+    Shapes:
+        returns: ``(B, 1, 1, 1)``, float32.
+    """
+    keep = 1.0 - rate
+    return torch.full((x.shape[0], 1, 1, 1), keep, device=x.device).bernoulli_() / keep

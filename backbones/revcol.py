@@ -1,0 +1,310 @@
+"""RevCol: reversible column networks (Cai et al., ICLR 2023, arXiv:2212.11696).
+
+Several columns refine the same four feature levels. With column i and level l (0 is the finest, stride 4; s is the stem)
+
+    c_l^i = a_l^i * c_l^{i-1} + F_l^i(c_{l-1}^i, c_{l+1}^{i-1}),    c_{-1}^i = s,    c_l^{-1} = 0
+
+so a column can be undone level by level, from the coarsest to the finest, where every a is away from zero.
+
+Reproduced: the backbone of the classification models T to H and of the detection and segmentation models. Coarse maps are
+resized to the finer map's size, as the official segmentation code does, so that any image size works; for multiples of
+32 this is the factor 2 of the other two. Parameter names are the official ones. Inside, maps are ``(B, H, W, C)``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from mmengine.registry import MODELS
+from torch import Tensor, nn
+
+from .base import DenseBackbone, Part
+from .layers import ChannelsLastConv2d, drop_path_scale
+from .reversible import run_columns
+
+LEVELS = 4
+MIN_SHORTCUT = 1e-3  # smallest |shortcut|, so that a column can be undone
+NORM_EPS = 1e-6
+
+REVCOL_ARCHS: dict[str, dict[str, Any]] = {  # backbone parameters in millions; GMACs at 224 x 224 with the 1k head
+    "tiny": dict(channels=(64, 128, 256, 512), depths=(2, 2, 4, 2), num_columns=4),  # 29.94, 4.5
+    "small": dict(channels=(64, 128, 256, 512), depths=(2, 2, 4, 2), num_columns=8),  # 60.05, 9.0
+    "base": dict(channels=(72, 144, 288, 576), depths=(1, 1, 3, 2), num_columns=16),  # 138.04, 16.6
+    "large": dict(channels=(128, 256, 512, 1024), depths=(1, 2, 6, 2), num_columns=8),  # 272.07, 39.3
+    "xlarge": dict(channels=(224, 448, 896, 1792), depths=(1, 2, 6, 2), num_columns=8),  # 832.01, 120.2
+    "huge": dict(channels=(360, 720, 1440, 2880), depths=(1, 2, 6, 2), num_columns=8, top_link=True),  # 2154.71, 310.6
+}
+
+
+class ConvNeXtBlock(nn.Module):
+    """Depthwise conv, then a pointwise MLP of ratio 4, scaled per channel (Liu et al., arXiv:2201.03545, figure 4).
+
+    Shapes:
+        x: ``(B, H, W, C)``; scale: what :func:`drop_path_scale` drew, or None; returns ``(B, H, W, C)``.
+    """
+
+    def __init__(self, channels: int, kernel_size: int) -> None:
+        super().__init__()
+        self.dwconv = ChannelsLastConv2d(channels, channels, kernel_size, padding=kernel_size // 2, groups=channels)
+        self.norm = nn.LayerNorm(channels, eps=NORM_EPS)
+        self.pwconv1 = nn.Linear(channels, 4 * channels)
+        self.pwconv2 = nn.Linear(4 * channels, channels)
+        self.gamma = nn.Parameter(torch.full((channels,), 1e-6))
+
+    def forward(self, x: Tensor, scale: Tensor | None = None) -> Tensor:
+        hidden = F.gelu(self.pwconv1(self.norm(self.dwconv(x))))
+        # gamma multiplies the small weight instead of the large map: less arithmetic, one map less kept for backward.
+        weight, bias = self.gamma[:, None] * self.pwconv2.weight, self.gamma * self.pwconv2.bias
+        branch = F.linear(hidden, weight, bias)
+        return x + branch if scale is None else torch.addcmul(x, branch, scale)
+
+
+class Upsample(nn.Module):
+    """A coarser level of the previous column, brought to this level's width and size (nearest)."""
+
+    def __init__(self, in_channels: int, out_channels: int) -> None:
+        super().__init__()
+        self.channel_reschedule = nn.Sequential(
+            nn.Linear(in_channels, out_channels), nn.LayerNorm(out_channels, eps=NORM_EPS)
+        )
+
+    def forward(self, x: Tensor, size: Sequence[int]) -> Tensor:
+        x = self.channel_reschedule(x).permute(0, 3, 1, 2)
+        return F.interpolate(x, size=tuple(size), mode="nearest").permute(0, 2, 3, 1)
+
+
+class Fusion(nn.Module):
+    """What a level starts from: the finer level of this column plus coarser levels of the previous one.
+
+    Args:
+        channels: Widths of the four levels.
+        level: Which level this is.
+        sources: Levels of the previous column that are added; the first through ``up``, the second through ``up2``.
+    """
+
+    def __init__(self, channels: Sequence[int], level: int, sources: Sequence[int]) -> None:
+        super().__init__()
+        width = channels[level]
+        if level > 0:
+            self.down = nn.Sequential(
+                ChannelsLastConv2d(channels[level - 1], width, kernel_size=2, stride=2),
+                nn.LayerNorm(width, eps=NORM_EPS),
+            )
+        else:
+            self.down = nn.Identity()  # the stem already has this level's width and size
+        for name, source in zip(("up", "up2"), sources):
+            self.add_module(name, Upsample(channels[source], width))
+
+    def forward(self, down: Tensor, *ups: Tensor) -> Tensor:
+        x = self.down(down)
+        for name, up in zip(("up", "up2"), ups):
+            x = x + self.get_submodule(name)(up, x.shape[1:3])
+        return x
+
+
+class Level(nn.Module):
+    """F_l of a column: fusion, then blocks."""
+
+    def __init__(
+        self, channels: Sequence[int], level: int, depth: int, kernel_size: int, sources: Sequence[int]
+    ) -> None:
+        super().__init__()
+        self.fusion = Fusion(channels, level, sources)
+        self.blocks = nn.ModuleList(ConvNeXtBlock(channels[level], kernel_size) for _ in range(depth))
+
+    def forward(self, scales: Sequence[Tensor | None], down: Tensor, *ups: Tensor) -> Tensor:
+        x = self.fusion(down, *ups)
+        for block, scale in zip(self.blocks, scales):
+            x = block(x, scale)
+        return x
+
+
+class Column(nn.Module):
+    """Four levels and their shortcuts; keeps the protocol that :mod:`backbones.reversible` asks for.
+
+    Attributes:
+        sources: For each level, the coarser levels of the previous column that feed it.
+    """
+
+    def __init__(
+        self, channels: Sequence[int], depths: Sequence[int], kernel_size: int, top_link: bool, first: bool
+    ) -> None:
+        super().__init__()
+        ups = [(l + 1,) if l + 1 < LEVELS else () for l in range(LEVELS)]
+        if top_link:
+            ups[0] += (LEVELS - 1,)
+        self.sources: list[tuple[int, ...]] = [()] * LEVELS if first else ups
+        for l in range(LEVELS):
+            self.register_parameter(f"alpha{l}", nn.Parameter(torch.full((1, channels[l], 1, 1), 0.5)))
+            self.add_module(f"level{l}", Level(channels, l, depths[l], kernel_size, self.sources[l]))
+
+    @property
+    def levels(self) -> list[nn.Module]:
+        return [self.get_submodule(f"level{l}") for l in range(LEVELS)]
+
+    @property
+    def alphas(self) -> list[nn.Parameter]:
+        return [self.get_parameter(f"alpha{l}") for l in range(LEVELS)]
+
+    def shortcuts(self) -> list[Tensor]:
+        """The four shortcut scales as the forward uses them, each ``(C_l,)``, nowhere nearer to zero than 1e-3.
+
+        The official code writes the clamped values back before every forward. Here only training does, where it is part
+        of the optimisation (a scale cannot cross zero in small steps); the values used are the same.
+        """
+        scales = []
+        for alpha in self.alphas:
+            clamped = torch.where(alpha < 0, alpha.clamp(max=-MIN_SHORTCUT), alpha.clamp(min=MIN_SHORTCUT))
+            if self.training:
+                # .data: an earlier forward's graph may hold alpha, and this changes nothing that it has seen.
+                alpha.data.copy_(clamped.detach())
+            scales.append((alpha if self.training else clamped).flatten())
+        return scales
+
+
+@MODELS.register_module()
+class RevCol(DenseBackbone):
+    """Reversible column network: columns refine four levels, and the last column's levels are returned.
+
+    Args:
+        arch: ``'tiny'``, ``'small'``, ``'base'``, ``'large'``, ``'xlarge'``, ``'huge'``, or a dict with ``channels`` and
+            ``depths`` (four each, finest first), ``num_columns``, and optionally ``kernel_size`` (odd, default 3) and
+            ``top_link`` (default False; the coarsest level of the previous column also feeds the finest one).
+        out_indices: Which of the four levels to return, increasing; negative ones count from the last. Parameters that
+            the chosen levels do not depend on are frozen, so that data-parallel training does not wait for them.
+        frozen_stages: -1 trains everything, 0 freezes the stem, ``n`` also the first ``n`` columns.
+        norm_eval: Part of the common contract; there is no batch norm here.
+        drop_path_rate: Largest chance, in [0, 1), of skipping a residual branch; rises linearly over the blocks of a
+            column, the same in every column.
+        reversible: Rebuild activations in backward instead of storing them. Same outputs and same gradients.
+        keep_every: With ``reversible``, keep the maps of every k-th column and recover those between by undoing columns.
+            1 undoes nothing and is exact up to float rounding. Larger values save one set of maps per column at the price
+            of rounding errors that grow with each column undone; ``'auto'`` chooses the largest k whose predicted
+            gradient error stays below :data:`backbones.reversible.AUTO_BOUND`, from the shortcut scales and the
+            precision in use. Under ``torch.compile`` k is 1.
+        init_cfg: mmengine's initialisation config; official RevCol files load as they are.
+
+    Shapes:
+        x: ``(B, 3, H, W)``, float, H and W at least 32 and otherwise free.
+        returns: tuple of contiguous ``(B, channels[i], H_i, W_i)`` for ``i`` in ``out_indices``; ``strides`` are 4, 8, 16,
+            32 input pixels, sizes are halved rounding down (75 x 101 gives 18 x 25, 9 x 12, 4 x 6, 2 x 3).
+
+    Raises:
+        ValueError: for an unknown ``arch``, ``out_indices``, ``frozen_stages``, ``drop_path_rate`` or ``keep_every`` out of
+            range, or an input that is no such batch.
+
+    Source: arXiv:2212.11696, equation 3 (columns), section 3.2 (levels), table 1 (sizes).
+
+    Example:
+        >>> [tuple(f.shape) for f in RevCol("tiny")(torch.zeros(1, 3, 64, 96))]
+        [(1, 64, 16, 24), (1, 128, 8, 12), (1, 256, 4, 6), (1, 512, 2, 3)]
+    """
+
+    archs = REVCOL_ARCHS
+    arch_defaults = dict(kernel_size=3, top_link=False)
+    classifier_keys = ("cls.", "cls_blocks.", "decoder_blocks.")
+
+    def __init__(
+        self,
+        arch: str | dict[str, Any] = "tiny",
+        *,
+        drop_path_rate: float = 0.0,
+        reversible: bool = False,
+        keep_every: int | str = 1,
+        out_indices: Sequence[int] = (0, 1, 2, 3),
+        frozen_stages: int = -1,
+        norm_eval: bool = False,
+        init_cfg: dict | list[dict] | None = None,
+    ) -> None:
+        super().__init__(
+            frozen_stages=frozen_stages, norm_eval=norm_eval, drop_path_rate=drop_path_rate, init_cfg=init_cfg
+        )
+        if keep_every != "auto" and not (isinstance(keep_every, int) and keep_every >= 1):
+            raise ValueError(f"keep_every is {keep_every!r}; it must be an integer of at least 1, or 'auto'")
+        settings = self.parse_arch(arch)
+        channels, depths = tuple(settings["channels"]), tuple(settings["depths"])
+        if len(channels) != LEVELS or len(depths) != LEVELS or min(depths) < 1 or settings["num_columns"] < 1:
+            raise ValueError(
+                f"channels {channels}, depths {depths}, num_columns {settings['num_columns']}: RevCol has {LEVELS} levels, "
+                "each with at least one block, and at least one column"
+            )
+        if settings["kernel_size"] % 2 == 0:
+            raise ValueError(f"kernel_size is {settings['kernel_size']}; it must be odd")
+
+        self.depths = depths
+        self.num_columns = settings["num_columns"]
+        self.reversible = reversible
+        self.keep_every = keep_every
+        self.stem = nn.Sequential(
+            ChannelsLastConv2d(3, channels[0], kernel_size=4, stride=4), nn.LayerNorm(channels[0], eps=NORM_EPS)
+        )
+        for i in range(self.num_columns):
+            column = Column(channels, depths, settings["kernel_size"], settings["top_link"], first=i == 0)
+            self.add_module(f"subnet{i}", column)
+        self.apply(_init_weights)
+        self._set_levels(channels, (4, 8, 16, 32), out_indices)
+        self._freeze()
+        self._freeze_unused_levels()
+
+    @property
+    def columns(self) -> list[Column]:
+        return [getattr(self, f"subnet{i}") for i in range(self.num_columns)]
+
+    def forward(self, x: Tensor) -> tuple[Tensor, ...]:
+        self.check_input(x)
+        stem = self.stem(x.permute(0, 2, 3, 1))
+        feats = run_columns(
+            self.columns,
+            stem,
+            shortcuts=[column.shortcuts() for column in self.columns],
+            branch_scales=[self._draw_drop_path(stem) for _ in self.columns],
+            keep_every=self.keep_every if self.reversible and torch.is_grad_enabled() else None,
+        )
+        # Contiguous, since RoIAlign and other mmcv operators read the memory as NCHW whatever the strides say.
+        return tuple(feats[i].permute(0, 3, 1, 2).contiguous() for i in self.out_indices)
+
+    def _draw_drop_path(self, stem: Tensor) -> list[list[Tensor | None]]:
+        """For one column, what the branch of each block of each level is multiplied with in this forward."""
+        if not self.training or self.drop_path_rate == 0:
+            return [[None] * depth for depth in self.depths]
+        rates = iter(torch.linspace(0, self.drop_path_rate, sum(self.depths)).tolist())
+        return [[drop_path_scale(stem, next(rates)) for _ in range(depth)] for depth in self.depths]
+
+    def stages(self) -> list[list[Part]]:
+        return [[self.stem], *([column] for column in self.columns)]
+
+    def _freeze_unused_levels(self) -> None:
+        for i, column in enumerate(self.columns):
+            # A level reaches one level finer per column, at once with the top link.
+            link = column.sources[0][1:] and i + 1 < self.num_columns
+            reach = self.out_indices[-1] + self.num_columns - 1 - i
+            for l in range(LEVELS):
+                if l > reach and not link:
+                    column.levels[l].requires_grad_(False)
+                    column.alphas[l].requires_grad_(False)
+
+    def get_layer_depth(self, param_name: str, prefix: str = "") -> tuple[int, int]:
+        """Official rule: the stem is 0, a block 1 + its column + its number within the column (counted over the levels)."""
+        num_depths = sum(self.depths) + self.num_columns + 1
+        name = param_name.removeprefix(prefix)
+        if not param_name.startswith(prefix) or not name.startswith(("stem.", "subnet")):
+            return num_depths - 1, num_depths
+        if name.startswith("stem."):
+            return 0, num_depths
+        subnet, part, *rest = name.split(".")
+        column = int(subnet.removeprefix("subnet"))
+        if part.startswith("alpha"):
+            return 1 + column, num_depths
+        block = sum(self.depths[: int(part.removeprefix("level"))])
+        if rest[0] == "blocks":  # the fusion counts with its level's first block
+            block += int(rest[1])
+        return 1 + column + block, num_depths
+
+
+def _init_weights(module: nn.Module) -> None:
+    if isinstance(module, (nn.Conv2d, nn.Linear)):
+        nn.init.trunc_normal_(module.weight, std=0.02)
+        nn.init.zeros_(module.bias)  # type: ignore[arg-type]

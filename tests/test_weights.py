@@ -1,0 +1,197 @@
+"""Checkpoints: every wrapper and prefix, the report, and the errors."""
+
+import http.server
+import pickle
+import threading
+from functools import partial
+
+import pytest
+import torch
+from mmengine.registry import MODELS
+
+from backbones import RevCol
+from backbones.weights import CheckpointError, LoadReport, load_pretrained, read_checkpoint
+
+TOY = dict(channels=(8, 12, 16, 20), depths=(1, 1, 1, 1), num_columns=2)
+
+
+@pytest.fixture
+def source():
+    return RevCol(TOY)
+
+
+def same_weights(a, b):
+    return all(torch.equal(value, b.state_dict()[key]) for key, value in a.state_dict().items())
+
+
+def prefixed(net, prefix, **extra):
+    return {**{prefix + key: value for key, value in net.state_dict().items()}, **extra}
+
+
+@pytest.mark.parametrize("prefix", ["", "module.", "backbone.", "module.backbone."])
+@pytest.mark.parametrize("wrapper", ["model", "state_dict", "state_dict_ema", None])
+def test_every_wrapper_and_prefix(source, tmp_path, wrapper, prefix):
+    weights = prefixed(source, prefix)
+    torch.save({wrapper: weights, "epoch": 300} if wrapper else weights, tmp_path / "c.pth")
+    net = RevCol(TOY, init_cfg=dict(type="Pretrained", checkpoint=str(tmp_path / "c.pth")))
+    assert not same_weights(net, source)
+    net.init_weights()
+    assert same_weights(net, source)
+
+
+def test_report_of_a_detector_file(source, tmp_path):
+    weights = prefixed(source, "backbone.", **{"neck.conv.weight": torch.zeros(1), "backbone.extra": torch.zeros(1)})
+    del weights["backbone.stem.0.bias"]
+    torch.save({"state_dict": weights, "state_dict_ema": weights}, tmp_path / "c.pth")
+    report = load_pretrained(RevCol(TOY), tmp_path / "c.pth")
+    assert report == LoadReport(
+        source=str(tmp_path / "c.pth"),
+        wrapper="state_dict",
+        prefix="backbone.",
+        loaded=[key for key in source.state_dict() if key != "stem.0.bias"],
+        skipped=["neck.conv.weight", "state_dict_ema.*"],
+        missing=["stem.0.bias"],
+        unexpected=["backbone.extra"],
+    )
+    assert not report.complete
+    assert "missing        1: stem.0.bias" in str(report)
+
+
+def test_report_of_a_classification_file(source, tmp_path):
+    heads = {"cls.classifier.1.weight": torch.zeros(1), "decoder_blocks.0.projback.0.weight": torch.zeros(1)}
+    torch.save(
+        {"model": prefixed(source, "module.", **{f"module.{k}": v for k, v in heads.items()})}, tmp_path / "c.pth"
+    )
+    report = load_pretrained(RevCol(TOY), tmp_path / "c.pth")
+    assert report.complete
+    assert report.skipped == [f"module.{key}" for key in heads]
+
+
+def test_an_explicit_prefix_is_used(source, tmp_path):
+    torch.save({"state_dict": prefixed(source, "teacher.backbone.")}, tmp_path / "c.pth")
+    init_cfg = dict(type="Pretrained", checkpoint=str(tmp_path / "c.pth"), prefix="teacher.backbone.")
+    net = RevCol(TOY, init_cfg=init_cfg)
+    net.init_weights()
+    assert same_weights(net, source)
+    assert net.init_cfg == init_cfg
+
+
+def test_nothing_matching_is_an_error_and_changes_nothing(source, tmp_path):
+    torch.save({"layer1.0.conv1.weight": torch.zeros(3)}, tmp_path / "resnet.pth")
+    before = {key: value.clone() for key, value in source.state_dict().items()}
+    with pytest.raises(CheckpointError, match=r"nothing in .*resnet.pth matches RevCol.*layer1.0.conv1.weight.*prefix"):
+        load_pretrained(source, tmp_path / "resnet.pth")
+    assert all(torch.equal(value, before[key]) for key, value in source.state_dict().items())
+
+
+def test_another_size_is_an_error_and_changes_nothing(source, tmp_path):
+    torch.save({"model": source.state_dict()}, tmp_path / "c.pth")
+    other = RevCol({**TOY, "channels": (8, 12, 16, 24)})
+    before = {key: value.clone() for key, value in other.state_dict().items()}
+    with pytest.raises(CheckpointError, match=r"alpha3: file \(1, 20, 1, 1\), model \(1, 24, 1, 1\).*Choose the arch"):
+        load_pretrained(other, tmp_path / "c.pth")
+    assert all(torch.equal(value, before[key]) for key, value in other.state_dict().items())
+
+
+def test_missing_and_broken_files_are_errors(source, tmp_path):
+    with pytest.raises(FileNotFoundError, match="none.pth does not exist"):
+        load_pretrained(source, tmp_path / "none.pth")
+    (tmp_path / "page.pth").write_text("<html>404</html>")
+    with pytest.raises(CheckpointError, match="cannot be read as a PyTorch checkpoint"):
+        load_pretrained(source, tmp_path / "page.pth")
+    torch.save({"model": source.state_dict()}, tmp_path / "whole.pth")
+    (tmp_path / "half.pth").write_bytes((tmp_path / "whole.pth").read_bytes()[:2000])
+    with pytest.raises(CheckpointError, match="cannot be read as a PyTorch checkpoint"):
+        load_pretrained(source, tmp_path / "half.pth")
+    torch.save([1, 2], tmp_path / "list.pth")
+    with pytest.raises(CheckpointError, match="no weights found"):
+        load_pretrained(source, tmp_path / "list.pth")
+
+
+class _Node(dict):
+    """Stands for the config node that the official training script pickles; no such class where the file is read."""
+
+    def __init__(self, **kwargs):
+        super().__init__(**kwargs)
+        self.frozen = True
+
+
+class _Evil:
+    def __reduce__(self):
+        return exec, ("raise SystemExit('code from a checkpoint ran')",)
+
+
+def test_foreign_objects_are_not_rebuilt_and_their_code_does_not_run(source, tmp_path):
+    content = {"model": source.state_dict(), "config": _Node(lr=1), "reader": input, "evil": _Evil()}
+    torch.save(content, tmp_path / "c.pth")
+    with pytest.raises(pickle.UnpicklingError):
+        torch.load(tmp_path / "c.pth", weights_only=True)
+    net = RevCol(TOY)
+    report = load_pretrained(net, tmp_path / "c.pth")
+    assert same_weights(net, source)
+    assert report.inert == ["__builtin__.exec", "__builtin__.input", f"{__name__}._Node"]
+
+
+def test_old_style_files_can_be_read(source, tmp_path):
+    """The format before torch 1.6, with an object beside the weights."""
+    content = {"model": source.state_dict(), "config": _Node(lr=1)}
+    torch.save(content, tmp_path / "c.pth", _use_new_zipfile_serialization=False)
+    restored, inert = read_checkpoint(tmp_path / "c.pth")
+    assert inert == [f"{__name__}._Node"]
+    assert torch.equal(restored["model"]["stem.0.weight"], source.state_dict()["stem.0.weight"])
+
+
+def test_a_url_is_downloaded_once(source, tmp_path, monkeypatch):
+    (tmp_path / "served").mkdir()
+    torch.save({"model": source.state_dict()}, tmp_path / "served/c.pth")
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "home"))
+    requests = []
+
+    class Handler(http.server.SimpleHTTPRequestHandler):
+        def log_message(self, *args):
+            requests.append(args)
+
+    with http.server.HTTPServer(("127.0.0.1", 0), partial(Handler, directory=tmp_path / "served")) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        for _ in range(2):
+            net = RevCol(TOY)
+            load_pretrained(net, f"http://127.0.0.1:{server.server_port}/c.pth")
+            assert same_weights(net, source)
+        server.shutdown()
+    assert len(requests) == 1
+
+
+def test_a_detector_initialises_its_backbone(source, tmp_path):
+    """Through mmengine's own recursion, and other init_cfg entries keep working."""
+    torch.save({"model": source.state_dict()}, tmp_path / "c.pth")
+
+    from mmengine.model import BaseModule
+
+    class Detector(BaseModule):
+        def __init__(self):
+            super().__init__()
+            cfg = [
+                dict(type="Constant", layer="Conv2d", val=3.0),
+                dict(type="Pretrained", checkpoint=str(tmp_path / "c.pth")),
+            ]
+            self.backbone = MODELS.build(dict(type="RevCol", arch=TOY, init_cfg=cfg))
+
+    detector = Detector()
+    detector.init_weights()
+    assert same_weights(detector.backbone, source)
+
+
+def test_tensors_survive_the_restricted_reader(tmp_path):
+    """Whatever kind of tensor a checkpoint holds is read back equal."""
+    tensors = {
+        "half": torch.rand(3).half(),
+        "brain": torch.rand(3).bfloat16(),
+        "count": torch.tensor(7),
+        "parameter": torch.nn.Parameter(torch.rand(2)),
+        "transposed": torch.rand(2, 3).t(),
+    }
+    torch.save({"model": tensors, "config": _Node()}, tmp_path / "c.pth")
+    restored, _ = read_checkpoint(tmp_path / "c.pth")
+    for key, value in tensors.items():
+        assert torch.equal(restored["model"][key], value)
+        assert restored["model"][key].dtype == value.dtype
