@@ -40,8 +40,8 @@ class DenseBackbone(BaseModule):
         returns: tuple of contiguous ``(B, out_channels[i], H_i, W_i)``.
 
     Raises:
-        ValueError: for an unknown ``arch``, ``out_indices`` outside the levels, ``frozen_stages`` outside the stages, or
-            an input that is no batch of RGB images of at least 32 x 32.
+        ValueError: for an unknown ``arch``, ``out_indices`` outside the levels, ``frozen_stages`` outside the stages,
+            or an input that is no batch of RGB images of at least 32 x 32.
     """
 
     archs: ClassVar[Mapping[str, Mapping[str, Any]]]

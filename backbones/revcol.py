@@ -1,14 +1,15 @@
 """RevCol: reversible column networks (Cai et al., ICLR 2023, arXiv:2212.11696).
 
-Several columns refine the same four feature levels. With column i and level l (0 is the finest, stride 4; s is the stem)
+Several columns refine the same four feature levels. With column i and level l (0 is the finest, stride 4; s is the
+stem)
 
     c_l^i = a_l^i * c_l^{i-1} + F_l^i(c_{l-1}^i, c_{l+1}^{i-1}),    c_{-1}^i = s,    c_l^{-1} = 0
 
 so a column can be undone level by level, from the coarsest to the finest, where every a is away from zero.
 
-Reproduced: the backbone of the classification models T to H and of the detection and segmentation models. Coarse maps are
-resized to the finer map's size, as the official segmentation code does, so that any image size works; for multiples of
-32 this is the factor 2 of the other two. Parameter names are the official ones. Inside, maps are ``(B, H, W, C)``.
+Reproduced: the backbone of the classification models T to H and of the detection and segmentation models. Coarse maps
+are resized to the finer map's size, as the official segmentation code does, so that any image size works; for multiples
+of 32 this is the factor 2 of the other two. Parameter names are the official ones. Inside, maps are ``(B, H, W, C)``.
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ from .reversible import run_columns
 LEVELS = 4
 MIN_SHORTCUT = 1e-3  # smallest |shortcut|, so that a column can be undone
 NORM_EPS = 1e-6
+UP_NAMES = ("up", "up2")  # official names of the links from the previous column
 
 REVCOL_ARCHS: dict[str, dict[str, Any]] = {  # backbone parameters in millions; GMACs at 224 x 224 with the 1k head
     "tiny": dict(channels=(64, 128, 256, 512), depths=(2, 2, 4, 2), num_columns=4),  # 29.94, 4.5
@@ -95,12 +97,12 @@ class Fusion(nn.Module):
             )
         else:
             self.down = nn.Identity()  # the stem already has this level's width and size
-        for name, source in zip(("up", "up2"), sources):
+        for name, source in zip(UP_NAMES, sources, strict=False):
             self.add_module(name, Upsample(channels[source], width))
 
     def forward(self, down: Tensor, *ups: Tensor) -> Tensor:
         x = self.down(down)
-        for name, up in zip(("up", "up2"), ups):
+        for name, up in zip(UP_NAMES, ups, strict=False):
             x = x + self.get_submodule(name)(up, x.shape[1:3])
         return x
 
@@ -117,7 +119,7 @@ class Level(nn.Module):
 
     def forward(self, scales: Sequence[Tensor | None], down: Tensor, *ups: Tensor) -> Tensor:
         x = self.fusion(down, *ups)
-        for block, scale in zip(self.blocks, scales):
+        for block, scale in zip(self.blocks, scales, strict=True):
             x = block(x, scale)
         return x
 
@@ -133,10 +135,9 @@ class Column(nn.Module):
         self, channels: Sequence[int], depths: Sequence[int], kernel_size: int, top_link: bool, first: bool
     ) -> None:
         super().__init__()
-        ups = [(l + 1,) if l + 1 < LEVELS else () for l in range(LEVELS)]
-        if top_link:
-            ups[0] += (LEVELS - 1,)
-        self.sources: list[tuple[int, ...]] = [()] * LEVELS if first else ups
+        self.sources: list[tuple[int, ...]] = [()] * LEVELS
+        if not first:
+            self.sources = [(1, 3) if top_link else (1,), (2,), (3,), ()]
         for l in range(LEVELS):
             self.register_parameter(f"alpha{l}", nn.Parameter(torch.full((1, channels[l], 1, 1), 0.5)))
             self.add_module(f"level{l}", Level(channels, l, depths[l], kernel_size, self.sources[l]))
@@ -170,7 +171,8 @@ class RevCol(DenseBackbone):
     """Reversible column network: columns refine four levels, and the last column's levels are returned.
 
     Args:
-        arch: ``'tiny'``, ``'small'``, ``'base'``, ``'large'``, ``'xlarge'``, ``'huge'``, or a dict with ``channels`` and
+        arch: ``'tiny'``, ``'small'``, ``'base'``, ``'large'``, ``'xlarge'``, ``'huge'``, or a dict with ``channels``
+            and
             ``depths`` (four each, finest first), ``num_columns``, and optionally ``kernel_size`` (odd, default 3) and
             ``top_link`` (default False; the coarsest level of the previous column also feeds the finest one).
         out_indices: Which of the four levels to return, increasing; negative ones count from the last. Parameters that
@@ -180,21 +182,21 @@ class RevCol(DenseBackbone):
         drop_path_rate: Largest chance, in [0, 1), of skipping a residual branch; rises linearly over the blocks of a
             column, the same in every column.
         reversible: Rebuild activations in backward instead of storing them. Same outputs and same gradients.
-        keep_every: With ``reversible``, keep the maps of every k-th column and recover those between by undoing columns.
-            1 undoes nothing and is exact up to float rounding. Larger values save one set of maps per column at the price
-            of rounding errors that grow with each column undone; ``'auto'`` chooses the largest k whose predicted
-            gradient error stays below :data:`backbones.reversible.AUTO_BOUND`, from the shortcut scales and the
-            precision in use. Under ``torch.compile`` k is 1.
+        keep_every: With ``reversible``, keep the maps of every k-th column and recover those between by undoing
+            columns. 1 undoes nothing and is exact up to float rounding. Larger values save one set of maps per column
+            at the price of rounding errors that grow with each column undone; ``'auto'`` chooses the largest k whose
+            predicted gradient error stays below :data:`backbones.reversible.AUTO_BOUND`, from the shortcut scales and
+            the precision in use. Under ``torch.compile`` k is 1.
         init_cfg: mmengine's initialisation config; official RevCol files load as they are.
 
     Shapes:
         x: ``(B, 3, H, W)``, float, H and W at least 32 and otherwise free.
-        returns: tuple of contiguous ``(B, channels[i], H_i, W_i)`` for ``i`` in ``out_indices``; ``strides`` are 4, 8, 16,
-            32 input pixels, sizes are halved rounding down (75 x 101 gives 18 x 25, 9 x 12, 4 x 6, 2 x 3).
+        returns: tuple of contiguous ``(B, channels[i], H_i, W_i)`` for ``i`` in ``out_indices``; ``strides`` are 4, 8,
+            16, 32 input pixels, sizes are halved rounding down (75 x 101 gives 18 x 25, 9 x 12, 4 x 6, 2 x 3).
 
     Raises:
-        ValueError: for an unknown ``arch``, ``out_indices``, ``frozen_stages``, ``drop_path_rate`` or ``keep_every`` out of
-            range, or an input that is no such batch.
+        ValueError: for an unknown ``arch``, ``out_indices``, ``frozen_stages``, ``drop_path_rate`` or ``keep_every``
+            out of range, or an input that is no such batch.
 
     Source: arXiv:2212.11696, equation 3 (columns), section 3.2 (levels), table 1 (sizes).
 
@@ -228,8 +230,8 @@ class RevCol(DenseBackbone):
         channels, depths = tuple(settings["channels"]), tuple(settings["depths"])
         if len(channels) != LEVELS or len(depths) != LEVELS or min(depths) < 1 or settings["num_columns"] < 1:
             raise ValueError(
-                f"channels {channels}, depths {depths}, num_columns {settings['num_columns']}: RevCol has {LEVELS} levels, "
-                "each with at least one block, and at least one column"
+                f"channels {channels}, depths {depths}, num_columns {settings['num_columns']}: "
+                f"RevCol has {LEVELS} levels, each with at least one block, and at least one column"
             )
         if settings["kernel_size"] % 2 == 0:
             raise ValueError(f"kernel_size is {settings['kernel_size']}; it must be odd")
@@ -247,7 +249,7 @@ class RevCol(DenseBackbone):
         self.apply(_init_weights)
         self._set_levels(channels, (4, 8, 16, 32), out_indices)
         self._freeze()
-        self._freeze_unused_levels()
+        self._freeze_unused_levels(settings["top_link"])
 
     @property
     def columns(self) -> list[Column]:
@@ -276,18 +278,17 @@ class RevCol(DenseBackbone):
     def stages(self) -> list[list[Part]]:
         return [[self.stem], *([column] for column in self.columns)]
 
-    def _freeze_unused_levels(self) -> None:
+    def _freeze_unused_levels(self, top_link: bool) -> None:
         for i, column in enumerate(self.columns):
-            # A level reaches one level finer per column, at once with the top link.
-            link = column.sources[0][1:] and i + 1 < self.num_columns
-            reach = self.out_indices[-1] + self.num_columns - 1 - i
-            for l in range(LEVELS):
-                if l > reach and not link:
-                    column.levels[l].requires_grad_(False)
-                    column.alphas[l].requires_grad_(False)
+            columns_after = self.num_columns - 1 - i
+            # A level reaches one level finer with each column after it; the finest at once through the top link.
+            reach = LEVELS - 1 if top_link and columns_after else self.out_indices[-1] + columns_after
+            for l in range(reach + 1, LEVELS):
+                column.levels[l].requires_grad_(False)
+                column.alphas[l].requires_grad_(False)
 
     def get_layer_depth(self, param_name: str, prefix: str = "") -> tuple[int, int]:
-        """Official rule: the stem is 0, a block 1 + its column + its number within the column (counted over the levels)."""
+        """Official rule: the stem is 0, a block 1 + its column + its number within the column, over all levels."""
         num_depths = sum(self.depths) + self.num_columns + 1
         name = param_name.removeprefix(prefix)
         if not param_name.startswith(prefix) or not name.startswith(("stem.", "subnet")):

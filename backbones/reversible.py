@@ -1,21 +1,24 @@
-"""Runs columns forward and rebuilds their activations in backward. Knows no RevCol, only the equation of a column,
+"""Runs columns forward and rebuilds their activations in backward.
+
+This knows no RevCol, only the equation of a column,
 
     c_l = F_l(d_l, p_j, ...) + a_l * p_l        with d_0 = s, d_l = c_{l-1} and every source j > l,
 
 where s is the stem, p are the previous column's maps and c this column's. Two laws (a *set* is one column's maps):
 
-*memory*: what a level computes inside is recomputed from the maps when its gradient is due, and released before the next
-level's turn. So a step holds one level's activations, and every ``keep_every``-th set of maps; the sets between are
-recovered by undoing columns, ``p_l = (c_l - F_l) / a_l`` from the coarsest level to the finest.
+*memory*: what a level computes inside is recomputed from the maps when its gradient is due, and released before the
+next level's turn. So a step holds one level's activations, and every ``keep_every``-th set of maps; the sets between
+are recovered by undoing columns, ``p_l = (c_l - F_l) / a_l`` from the coarsest level to the finest.
 
-*rounding*: with ``keep_every=1`` nothing is undone and the gradients are those of ordinary autograd. Undoing a column divides
-by the shortcut scale and feeds recovered maps to F, so an error grows up to ``2 * max |1 / a|``-fold with each.
+*rounding*: with ``keep_every=1`` nothing is undone and the gradients are those of ordinary autograd. Undoing a column
+divides by the shortcut scale and feeds recovered maps to F, so an error grows up to ``2 * max |1 / a|``-fold with each.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Protocol
 
 import torch
@@ -26,12 +29,16 @@ from torch.utils.checkpoint import checkpoint
 AUTO_BOUND = 1e-4  # largest predicted relative error of the gradients that keep_every='auto' accepts
 
 
+# F draws nothing itself, so there is no random state to restore.
+CHECKPOINT: dict[str, Any] = dict(use_reentrant=False, preserve_rng_state=False)
+
+
 class Column(Protocol):
     """What is asked of a column.
 
     Attributes:
-        levels: F_0, F_1, ... as modules called with (branch_scales, d_l, p_j, ...); deterministic, every random draw coming
-            in through ``branch_scales``.
+        levels: F_0, F_1, ... as modules called with (branch_scales, d_l, p_j, ...); deterministic, every random draw
+            coming in through ``branch_scales``.
         sources: For each level, the indices j of the previous maps that its F takes, all larger than l.
     """
 
@@ -61,19 +68,22 @@ def run_columns(
     """
     # Before the first column all maps are zero. As a tensor, they give its shortcuts a gradient, which is zero too.
     previous = [stem.new_zeros(1)] * len(shortcuts[0])
-    if keep_every == "auto":
-        keep_every = 1 if torch.compiler.is_compiling() else largest_safe_run(shortcuts, stem)
-    if keep_every is None or keep_every == 1 or torch.compiler.is_compiling():
-        for column, scales, shortcut in zip(columns, branch_scales, shortcuts):
-            previous = _run_column(column, scales, stem, previous, shortcut, recompute=keep_every is not None)
+    recompute = keep_every is not None
+    if torch.compiler.is_compiling() or not recompute:
+        keep_every = 1
+    if isinstance(keep_every, str):
+        keep_every = largest_safe_run(shortcuts, stem)
+    if keep_every == 1:
+        for column, scales, shortcut in zip(columns, branch_scales, shortcuts, strict=True):
+            previous = _run_column(column, scales, stem, previous, shortcut, recompute)
         return previous
 
     before = _Handover()
     before_kept = True
-    for i, (column, scales, shortcut) in enumerate(zip(columns, branch_scales, shortcuts)):
+    for i, (column, scales, shortcut) in enumerate(zip(columns, branch_scales, shortcuts, strict=True)):
         here, kept = _Handover(), (len(columns) - 1 - i) % keep_every == 0
         parameters = [p for level in column.levels for p in level.parameters()]
-        link = _Link(column, scales, before, here, before_kept, kept, len(shortcut))
+        link = _Link(column, scales, before, here, before_kept, kept)
         previous = list(_InvertibleColumn.apply(link, stem, *previous, *shortcut, *parameters))
         before, before_kept = here, kept
     return previous
@@ -89,14 +99,11 @@ def _run_column(
 ) -> list[Tensor]:
     feats: list[Tensor] = []
     down = stem
-    for l, (level, sources) in enumerate(zip(column.levels, column.sources)):
+    for l, (level, sources) in enumerate(zip(column.levels, column.sources, strict=True)):
         inputs = (scales[l], down, *(previous[j] for j in sources))
-        if recompute:
-            # The shortcut stays outside: recomputation ends with the last activation that F's gradient needs, before
-            # F's last layer has run again.
-            branch = checkpoint(level, *inputs, use_reentrant=False, preserve_rng_state=False)
-        else:
-            branch = level(*inputs)
+        # The shortcut stays outside: recomputation ends with the last activation that F's gradient needs, before F's
+        # last layer has run again.
+        branch: Any = checkpoint(level, *inputs, **CHECKPOINT) if recompute else level(*inputs)
         down = torch.addcmul(branch, shortcut[l], previous[l])
         feats.append(down)
     return feats
@@ -117,9 +124,9 @@ def largest_safe_run(shortcuts: Sequence[Sequence[Tensor]], stem: Tensor) -> int
 def predicted_error(smallest_scales: Sequence[float], keep_every: int, eps: float) -> float:
     """Predicted relative error of the gradients when the maps of every k-th column are kept.
 
-    Undoing a column multiplies an error by at most ``1 / |a|`` in the division, and by about 2 on the recovered maps' way
-    through F. That factor and the start, two rounding steps, come from small random networks, whose errors stay below the
-    prediction (``tests/test_reversible.py`` checks it).
+    Undoing a column multiplies an error by at most ``1 / |a|`` in the division, and by about 2 on the recovered maps'
+    way through F. That factor and the start, two rounding steps, come from small random networks, whose errors stay
+    below the prediction (``tests/test_reversible.py`` checks it).
 
     Args:
         smallest_scales: Smallest ``|a|`` of each column.
@@ -156,7 +163,6 @@ class _Link:
     here: _Handover  # from the next column, unless this one's maps are kept
     before_kept: bool
     kept: bool
-    num_levels: int
 
 
 class _InvertibleColumn(torch.autograd.Function):
@@ -164,53 +170,53 @@ class _InvertibleColumn(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, link: _Link, stem: Tensor, *tensors: Tensor) -> tuple[Tensor, ...]:
-        n = link.num_levels
+        n = len(link.column.sources)
         previous, shortcut = tensors[:n], tensors[n : 2 * n]
         ctx.link = link
         device = stem.device.type
         # Casts made here must not be cached: they know no gradient, and backward may run in the same autocast region.
-        ctx.autocast = dict(
-            device_type=device,
+        ctx.autocast = partial(
+            torch.autocast,
+            device,
             enabled=torch.is_autocast_enabled(device),
             dtype=torch.get_autocast_dtype(device),
             cache_enabled=False,
         )
-        with torch.autocast(**ctx.autocast):
+        with ctx.autocast():
             feats = _run_column(link.column, link.scales, stem, previous, shortcut, recompute=False)
         ctx.save_for_backward(stem, *shortcut, *(previous if link.before_kept else ()), *(feats if link.kept else ()))
         return tuple(feats)
 
     @staticmethod
     @torch.autograd.function.once_differentiable
-    def backward(ctx: Any, *out_grads: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, *out_grads: Tensor) -> tuple[Any, ...]:  # pyright: ignore[reportIncompatibleMethodOverride]
         link: _Link = ctx.link
-        n = link.num_levels
+        n = len(link.column.sources)
         stem, *saved = ctx.saved_tensors
         shortcut, saved = saved[:n], saved[n:]
-        previous = saved[:n] if link.before_kept else [None] * n
-        feats = saved[-n:] if link.kept else link.here.take()
-
+        # Lists over the levels whose entries come and go; level 3 is undone first.
+        previous: list[Any] = saved[:n] if link.before_kept else [None] * n
+        feats: list[Any] = saved[-n:] if link.kept else link.here.take()
         grads: list[Any] = list(out_grads)
-        stem_grad = None
         previous_grads: list[Any] = [None] * n
         shortcut_grads: list[Any] = [None] * n
-        parameter_grads: list[list[Tensor | None]] = [[]] * n
+        parameter_grads: list[Any] = [None] * n
+        stem_grad = None
         for l in reversed(range(n)):
             sources = link.column.sources[l]
             inputs = (stem if l == 0 else feats[l - 1], *(previous[j] for j in sources))
             wanted = [l > 0 or ctx.needs_input_grad[1], *([True] * len(sources))]
-            with torch.autocast(**ctx.autocast):
+            with ctx.autocast():
                 branch, input_grads, parameter_grads[l] = _level_gradients(
                     link.column.levels[l], link.scales[l], inputs, wanted, grads[l]
                 )
             if not link.before_kept:
                 previous[l] = (feats[l] - branch) / shortcut[l]
-            del branch
-            feats[l] = None  # its last use was the level above
+            feats[l] = branch = None  # their last use
 
             shortcut_grads[l] = (grads[l] * previous[l]).sum_to_size(shortcut[l].shape)
             previous_grads[l] = _sum(previous_grads[l], grads[l] * shortcut[l])
-            for j, grad in zip(sources, input_grads[1:]):
+            for j, grad in zip(sources, input_grads[1:], strict=True):
                 previous_grads[j] = _sum(previous_grads[j], grad)
             if l > 0:
                 grads[l - 1] = _sum(grads[l - 1], input_grads[0])
@@ -225,12 +231,12 @@ class _InvertibleColumn(torch.autograd.Function):
 
 def _level_gradients(
     level: nn.Module, scales: Any, inputs: Sequence[Tensor], wanted: Sequence[bool], out_grad: Tensor
-) -> tuple[Tensor, list[Tensor | None], list[Tensor | None]]:
+) -> tuple[Tensor, list[Any], list[Any]]:
     """Recomputes one level: ``(its output, the gradients of the wanted inputs, those of its parameters)``."""
-    # Detached copies of the parameters (sharing memory): hooks on the real ones then fire once, when autograd hands them
-    # the gradients that are returned here.
+    # Detached copies of the parameters (sharing memory): hooks on the real ones then fire once, when autograd hands
+    # them the gradients that are returned here.
     parameters = {name: p.detach().requires_grad_(p.requires_grad) for name, p in level.named_parameters()}
-    leaves = [x.detach().requires_grad_(w) for x, w in zip(inputs, wanted)]
+    leaves = [x.detach().requires_grad_(w) for x, w in zip(inputs, wanted, strict=True)]
     with torch.enable_grad():
         out = functional_call(level, parameters, (scales, *leaves))
     candidates = [*leaves, *parameters.values()]

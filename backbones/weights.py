@@ -36,8 +36,8 @@ class LoadReport:
         wrapper: Key of the file under which the weights were found; empty when they lie bare.
         prefix: What was stripped from the names.
         loaded: Names of the backbone that got a value.
-        skipped: Keys of the file that belong to no backbone (other modules of a detector, the classifier), or to a second set
-            of weights (an exponential moving average).
+        skipped: Keys of the file that belong to no backbone (other modules of a detector, the classifier), or to a
+            second set of weights (an exponential moving average).
         missing: Names of the backbone for which the file has nothing; they keep their values.
         unexpected: Keys of the file that should belong to this backbone but do not.
         inert: Python objects beside the weights that were not rebuilt (configs of the training script).

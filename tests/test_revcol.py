@@ -128,6 +128,14 @@ def test_levels_that_reach_no_output_are_frozen():
     ]
 
 
+def test_the_top_link_keeps_the_coarsest_level_in_use():
+    net = RevCol({**TOY, "num_columns": 2, "top_link": True}, out_indices=(0,))
+    net(torch.rand(1, 3, 64, 64))[0].sum().backward()
+    unused = {name.split(".")[1] for name, p in net.named_parameters() if p.grad is None}
+    assert unused == {"alpha1", "alpha2", "alpha3", "level1", "level2", "level3"}
+    assert not [name for name, p in net.named_parameters() if p.grad is None and (p.requires_grad or "subnet0" in name)]
+
+
 def test_columns_follow_the_papers_equation():
     """c_l = a_l * p_l + F_l(c_{l-1}, p_{l+1}), each F_l called by hand, channels last."""
     net = RevCol(TOY).eval()

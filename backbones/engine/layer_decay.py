@@ -17,15 +17,17 @@ OPTIONS = ("layer_decay_rate", "flat_decay_mult", "custom_keys")
 class LayerDecayOptimWrapperConstructor(DefaultOptimWrapperConstructor):
     """Gives each parameter the learning rate ``lr * layer_decay_rate ** (num_depths - 1 - depth)``.
 
-    ``depth`` and ``num_depths`` come from ``get_layer_depth(name, prefix)`` of the model's backbone, wherever in the model it
-    sits; heads and necks train at the full rate. One parameter group per distinct (depth, multipliers), logged as a table.
+    ``depth`` and ``num_depths`` come from ``get_layer_depth(name, prefix)`` of the model's backbone, wherever in the
+    model it sits; heads and necks train at the full rate. One parameter group per distinct (depth, multipliers), logged
+    as a table.
 
     ``paramwise_cfg`` takes
 
     - ``layer_decay_rate``: in (0, 1]; 1 leaves the rates alone;
     - ``flat_decay_mult``: weight-decay multiplier of parameters with one dimension (norms, biases, layer scales);
       default 0, as every recipe of these papers has it;
-    - ``custom_keys``: as in mmengine, ``{part of a name: dict(lr_mult=..., decay_mult=...)}``; the longest match counts, and
+    - ``custom_keys``: as in mmengine, ``{part of a name: dict(lr_mult=..., decay_mult=...)}``; the longest match
+      counts, and
       ``lr_mult`` multiplies the decayed rate.
 
     Raises:
@@ -51,10 +53,13 @@ class LayerDecayOptimWrapperConstructor(DefaultOptimWrapperConstructor):
         if self.base_lr is None:
             raise ValueError("the optimizer has no lr; layer-wise rates are multiples of it")
 
-    def add_params(self, params: list[dict], module: nn.Module, prefix: str = "", **kwargs: Any) -> None:
+    def add_params(
+        self, params: list[dict], module: nn.Module, prefix: str = "", is_dcn_module: int | float | None = None
+    ) -> None:
         """Appends the parameter groups of ``module``, deepest last, to ``params``."""
-        # {prefix: backbone}. A host's classifier has the method too and asks its backbone, which is the one further down.
-        backbones = {
+        # {prefix: backbone}. A host's classifier has the method too and asks its backbone, which is the one further
+        # down.
+        backbones: dict[str, Any] = {
             f"{name}." if name else "": child
             for name, child in module.named_modules()
             if callable(getattr(child, "get_layer_depth", None))
@@ -66,8 +71,8 @@ class LayerDecayOptimWrapperConstructor(DefaultOptimWrapperConstructor):
         }
         if not backbones:
             raise ValueError(
-                f"{type(module).__name__} has no backbone with get_layer_depth(name, prefix), so there are no depths to decay "
-                "by; use a backbone of this package, or mmengine's DefaultOptimWrapperConstructor"
+                f"{type(module).__name__} has no backbone with get_layer_depth(name, prefix), so there are no depths to "
+                "decay by; use a backbone of this package, or mmengine's DefaultOptimWrapperConstructor"
             )
         custom_keys = self.paramwise_cfg.get("custom_keys", {})
         flat_decay_mult = self.paramwise_cfg.get("flat_decay_mult", 0.0)
@@ -89,7 +94,7 @@ class LayerDecayOptimWrapperConstructor(DefaultOptimWrapperConstructor):
             group["lr_scale"] = lr_scale
             if self.base_wd is not None:
                 group["weight_decay"] = self.base_wd * decay_mult
-        rows = [(depth, groups[depth, *rest]) for depth, *rest in sorted(groups)]
+        rows = [(key[0], groups[key]) for key in sorted(groups)]
         params.extend(group for _, group in rows)
         print_log(_table(rows), logger="current")
 

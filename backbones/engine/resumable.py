@@ -116,6 +116,8 @@ class SeedIterationHook(Hook):
 def make_resumable(cfg: Config) -> None:
     """Put the three classes above into a training config, in place; call it last before building the runner."""
     loader = cfg.train_dataloader
+    if loader.dataset.get("type") == "SeededDataset":  # the copy of a config that a work dir holds
+        return
     loader.dataset = dict(type="SeededDataset", dataset=loader.dataset)
     loader.sampler = dict(type="SeededSampler", sampler=loader.sampler)
     cfg.custom_hooks = [*(cfg.get("custom_hooks") or []), dict(type="SeedIterationHook")]

@@ -10,5 +10,5 @@ class ChannelsLastConv2d(nn.Conv2d):
     ``channels_last`` memory format, so the convolution runs on the same memory and nothing is copied.
     """
 
-    def forward(self, x: Tensor) -> Tensor:
-        return super().forward(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
+    def forward(self, input: Tensor) -> Tensor:
+        return super().forward(input.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
