@@ -1,4 +1,7 @@
-"""One rank of the data-parallel test: ``ddp_worker.py FOLDER KWARGS RANK``. Rank 0 writes the gradients of each mode."""
+"""One rank of the data-parallel test: ``ddp_worker.py FOLDER KWARGS RANK``.
+
+Rank 0 writes the gradients of each mode.
+"""
 
 import ast
 import sys

@@ -191,7 +191,7 @@ def test_each_host_builds_this_class(name, host):
 
 
 def test_the_scope_needs_no_import(name):
-    code = f"from mmengine.registry import MODELS; net = MODELS.build(dict(type='backbones.{name}')); print(type(net).__name__)"
+    code = f"from mmengine.registry import MODELS; print(type(MODELS.build(dict(type='backbones.{name}'))).__name__)"
     assert subprocess.check_output([sys.executable, "-W", "ignore", "-c", code], text=True).split()[-1] == name
 
 

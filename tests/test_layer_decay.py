@@ -9,6 +9,7 @@ import pytest
 import torch
 from mmengine.logging import MMLogger
 from mmengine.optim import build_optim_wrapper
+from mmengine.registry import init_default_scope
 from torch import nn
 
 from backbones import RevCol
@@ -68,41 +69,40 @@ def test_frozen_parameters_are_left_out():
     assert not [name for name in got if "stem" in name]
 
 
-@pytest.mark.filterwarnings("ignore:Default ``avg_non_ignore``")  # mmseg, at each cross entropy
+@pytest.mark.filterwarnings("ignore:Default ``avg_non_ignore``", "ignore:``build_loss``")  # mmseg's own
 @pytest.mark.parametrize("host", ["mmdet", "mmseg", "mmpretrain"])
 def test_models_of_each_host(host):
     """RevCol inside a real model of the host: the stem trains slowest, what is no backbone at the full rate."""
+    init_default_scope(host)
     backbone = dict(type="backbones.RevCol", arch=TOY)
     if host == "mmdet":
         from mmdet.registry import MODELS
 
         model = dict(
-            type="mmdet.RetinaNet",
+            type="RetinaNet",
             backbone=backbone,
-            neck=dict(type="mmdet.FPN", in_channels=[8, 12, 16, 20], out_channels=8, num_outs=5),
+            neck=dict(type="FPN", in_channels=[8, 12, 16, 20], out_channels=8, num_outs=5),
             bbox_head=dict(
-                type="mmdet.RetinaHead",
+                type="RetinaHead",
                 num_classes=2,
                 in_channels=8,
                 feat_channels=8,
-                anchor_generator=dict(
-                    type="mmdet.AnchorGenerator", scales=[8], ratios=[1.0], strides=[4, 8, 16, 32, 64]
-                ),
+                anchor_generator=dict(type="AnchorGenerator", scales=[8], ratios=[1.0], strides=[4, 8, 16, 32, 64]),
             ),
         )
     elif host == "mmseg":
         from mmseg.registry import MODELS
 
-        head = dict(type="mmseg.FCNHead", in_channels=20, channels=8, in_index=3, num_classes=3)
-        model = dict(type="mmseg.EncoderDecoder", backbone=backbone, decode_head=head)
+        head = dict(type="FCNHead", in_channels=20, channels=8, in_index=3, num_classes=3)
+        model = dict(type="EncoderDecoder", backbone=backbone, decode_head=head)
     else:
         from mmpretrain.registry import MODELS
 
         model = dict(
-            type="mmpretrain.ImageClassifier",
+            type="ImageClassifier",
             backbone=backbone,
-            neck=dict(type="mmpretrain.GlobalAveragePooling"),
-            head=dict(type="mmpretrain.LinearClsHead", num_classes=2, in_channels=20),
+            neck=dict(type="GlobalAveragePooling"),
+            head=dict(type="LinearClsHead", num_classes=2, in_channels=20),
         )
     got = groups(MODELS.build(model), layer_decay_rate=0.5)
     assert got["backbone.stem.0.weight"]["lr"] == pytest.approx(0.5**6)

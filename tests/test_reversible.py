@@ -222,5 +222,5 @@ def test_data_parallel_gradients_are_the_mean(tmp_path, kwargs):
     halves = [backward(build(**kwargs), image(size=(4, 3, 48, 64))[2 * rank : 2 * rank + 2]) for rank in range(2)]
     expected = {name: (halves[0][name] + halves[1][name]) / 2 for name in halves[0]}
     for file in sorted(tmp_path.glob("*.pt")):
-        assert_same(torch.load(file), expected, 1e-9)
+        assert_same(torch.load(file, weights_only=True), expected, 1e-9)
     assert len(list(tmp_path.glob("*.pt"))) == 6

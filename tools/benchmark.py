@@ -34,7 +34,7 @@ Step = Callable[[], None]
 
 
 def training_step(net: Callable[[Tensor], Sequence[Tensor]], x: Tensor, parameters: Sequence[nn.Parameter]) -> Step:
-    """One forward and backward of a linear function of the maps. Gradients are zeroed in place, so they stay allocated."""
+    """One forward and backward of a linear function of the maps; gradients stay allocated and are zeroed in place."""
     with torch.no_grad():
         grads = [torch.randn_like(f) for f in net(x)]
 
@@ -107,6 +107,7 @@ def ratio(a: Sequence[float], b: Sequence[float]) -> str:
 
 
 def nchw_layer_norm(x: Tensor, norm: nn.LayerNorm) -> Tensor:
+    """Layer norm over dimension 1."""
     mean = x.mean(1, keepdim=True)
     variance = (x - mean).pow(2).mean(1, keepdim=True)
     x = (x - mean) / torch.sqrt(variance + norm.eps)
@@ -114,10 +115,12 @@ def nchw_layer_norm(x: Tensor, norm: nn.LayerNorm) -> Tensor:
 
 
 def nchw_conv(x: Tensor, conv: nn.Conv2d) -> Tensor:
+    """The module's convolution, on NCHW."""
     return F.conv2d(x, conv.weight, conv.bias, conv.stride, conv.padding, groups=conv.groups)
 
 
 def nchw_block(x: Tensor, block: nn.Module) -> Tensor:
+    """A ConvNeXt block as its paper draws it: two permutations around the pointwise MLP."""
     y = nchw_conv(x, block.dwconv).permute(0, 2, 3, 1)
     y = block.gamma * block.pwconv2(F.gelu(block.pwconv1(block.norm(y))))
     return x + y.permute(0, 3, 1, 2)
@@ -170,8 +173,8 @@ def revcol_memory(args: argparse.Namespace, device: torch.device, x: Tensor) -> 
     span = args.columns[-1] - args.columns[0]
     head = " | ".join(f"{n} columns" for n in args.columns)
     rows = [
-        f"| {name} | {' | '.join(f'{m:.0f}' for m in memory[name])} | {(memory[name][-1] - memory[name][0]) / span:.2f} |"
-        for name in modes
+        f"| {name} | {' | '.join(f'{m:.0f}' for m in values)} | {(values[-1] - values[0]) / span:.2f} |"
+        for name, values in memory.items()
     ]
     time_rows = [f"| {name} | {' | '.join(times[name])} |" for name in modes if name != "plain"]
     figure, axes = plt.subplots(figsize=(6.4, 4))
@@ -244,8 +247,8 @@ def revcol_speed(args: argparse.Namespace, device: torch.device, x: Tensor) -> l
     return [
         "### Speed against the same equations written in NCHW",
         "",
-        f"RevCol-T, {shape(x)}, float32 unless stated; how many times as fast, median of {args.repeats} pairs (smallest to "
-        "largest). Both writings share their weights and agree to 1e-4.",
+        f"RevCol-T, {shape(x)}, float32 unless stated; how many times as fast, median of {args.repeats} pairs "
+        "(smallest to largest). Both writings share their weights and agree to 1e-4.",
         "",
         "| what | how | times as fast |",
         "| --- | --- | ---: |",
@@ -272,6 +275,7 @@ def cpu_name() -> str:
 
 
 def parse_args() -> argparse.Namespace:
+    """Read the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--columns", type=int, nargs="+", default=[2, 4, 8, 16], help="numbers of columns, rising")
     parser.add_argument("--size", type=int, default=448, help="side of the square images, in pixels")
@@ -283,6 +287,7 @@ def parse_args() -> argparse.Namespace:
 
 
 def main() -> None:
+    """Measure everything and write the page."""
     args = parse_args()
     device = torch.device(args.device)
     torch.manual_seed(0)

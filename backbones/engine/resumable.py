@@ -1,13 +1,14 @@
-"""Training whose random numbers do not depend on its history, so that a resumed run repeats what the killed one would have done.
+"""Random numbers that do not depend on a run's history, so that a resumed run does what the killed one would have done.
 
 mmengine restores weights, optimiser and schedules, but neither the state of the random generators nor that of the
-data-loading workers. Saving those states would tie a checkpoint to the number of workers and to what they had prefetched.
-Here every random number follows from a counter instead, and nothing has to be saved:
+data-loading workers. Saving those states would tie a checkpoint to the number of workers and to what they had loaded
+ahead. Here every random number follows from a counter instead, and nothing has to be saved:
 
 - augmentation of a sample: from (seed, rank, epoch, position in the epoch), whichever worker loads it;
 - the model's own draws (drop-path, sampling of proposals): from (seed, rank, iteration).
 
-On a GPU the kernels' summation order remains a source of rounding differences; on a CPU the loss curve is the same to the bit.
+On a GPU the kernels' order of summation remains a source of rounding differences; on a CPU the loss curve is the same
+to the bit.
 """
 
 import random
@@ -27,7 +28,7 @@ def set_seed(*counters: int) -> None:
     """Seed Python's, NumPy's and torch's generators from a few non-negative integers."""
     seed = int(np.random.SeedSequence(counters).generate_state(1)[0])
     random.seed(seed)
-    np.random.seed(seed)
+    np.random.seed(seed)  # noqa: NPY002  (the generator that the hosts' transforms use)
     torch.manual_seed(seed)
 
 
