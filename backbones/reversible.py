@@ -142,15 +142,9 @@ def predicted_error(smallest_scales: Sequence[float], keep_every: int, eps: floa
 
 
 class _Handover:
-    """Carries a column's recovered maps from the backward of the next column to its own, and forgets them."""
+    """Carries a column's recovered maps from the backward of the next column to its own, which empties the list."""
 
-    def give(self, maps: list[Tensor]) -> None:
-        self.maps = maps
-
-    def take(self) -> list[Tensor]:
-        maps = self.maps
-        del self.maps
-        return maps
+    maps: list[Any]
 
 
 @dataclass
@@ -174,7 +168,7 @@ class _InvertibleColumn(torch.autograd.Function):
         previous, shortcut = tensors[:n], tensors[n : 2 * n]
         ctx.link = link
         device = stem.device.type
-        # Casts made here must not be cached: they know no gradient, and backward may run in the same autocast region.
+        # Casts made here know no gradient and must not be cached (torch 2.4 would): the region may hold other forwards.
         ctx.autocast = partial(
             torch.autocast,
             device,
@@ -196,7 +190,7 @@ class _InvertibleColumn(torch.autograd.Function):
         shortcut, saved = saved[:n], saved[n:]
         # Lists over the levels whose entries come and go; level 3 is undone first.
         previous: list[Any] = saved[:n] if link.before_kept else [None] * n
-        feats: list[Any] = saved[-n:] if link.kept else link.here.take()
+        feats: list[Any] = saved[-n:] if link.kept else link.here.maps
         grads: list[Any] = list(out_grads)
         previous_grads: list[Any] = [None] * n
         shortcut_grads: list[Any] = [None] * n
@@ -224,7 +218,7 @@ class _InvertibleColumn(torch.autograd.Function):
                 stem_grad = input_grads[0]
             grads[l] = None
         if not link.before_kept:
-            link.before.give(previous)
+            link.before.maps = previous
         previous_grads = [g if ctx.needs_input_grad[2 + l] else None for l, g in enumerate(previous_grads)]
         return None, stem_grad, *previous_grads, *shortcut_grads, *(g for grads in parameter_grads for g in grads)
 

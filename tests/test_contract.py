@@ -130,6 +130,8 @@ def test_drop_path_acts_in_training(name):
         torch.nn.init.normal_(parameter, std=0.1)
     x = torch.rand(2, 3, 64, 64)
     assert not torch.equal(net(x)[-1], net(x)[-1])
+    net.drop_path_rate = 1e-12  # draws as before, but nothing is ever dropped
+    assert torch.equal(net(x)[-1], net(x)[-1])
 
 
 @pytest.mark.parametrize("out_indices", [(0, 1, 2, 3), (0,), (1, 2)])

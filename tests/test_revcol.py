@@ -112,6 +112,14 @@ def test_two_forwards_may_precede_a_backward():
     assert torch.isfinite(net.subnet1.alpha3.grad).all()
 
 
+def test_drop_path_rises_linearly_within_a_column():
+    net = RevCol(TOY, drop_path_rate=0.4).train()
+    levels = net._draw_drop_path(torch.zeros(20_000, 1, 1, 1))
+    dropped = [(scale == 0).float().mean().item() for level in levels for scale in level]
+    assert dropped == pytest.approx([0, 0.1, 0.2, 0.3, 0.4], abs=0.015)
+    assert [len(level) for level in levels] == list(net.depths)
+
+
 def test_odd_sizes_round_down():
     feats = RevCol(TOY)(torch.zeros(1, 3, 75, 101))
     assert [tuple(f.shape[2:]) for f in feats] == [(18, 25), (9, 12), (4, 6), (2, 3)]

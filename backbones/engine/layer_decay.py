@@ -71,8 +71,8 @@ class LayerDecayOptimWrapperConstructor(DefaultOptimWrapperConstructor):
         }
         if not backbones:
             raise ValueError(
-                f"{type(module).__name__} has no backbone with get_layer_depth(name, prefix), so there are no depths to decay "
-                "by; use a backbone of this package, or mmengine's DefaultOptimWrapperConstructor"
+                f"{type(module).__name__} has no backbone with get_layer_depth(name, prefix), so there are no "
+                "depths to decay by; use a backbone of this package, or mmengine's DefaultOptimWrapperConstructor"
             )
         custom_keys = self.paramwise_cfg.get("custom_keys", {})
         flat_decay_mult = self.paramwise_cfg.get("flat_decay_mult", 0.0)

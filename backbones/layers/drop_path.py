@@ -18,4 +18,4 @@ def drop_path_scale(x: Tensor, rate: float) -> Tensor:
         returns: ``(B, 1, 1, 1)``, float32.
     """
     keep = 1.0 - rate
-    return torch.full((x.shape[0], 1, 1, 1), keep, device=x.device).bernoulli_() / keep
+    return torch.empty((x.shape[0], 1, 1, 1), device=x.device).bernoulli_(keep) / keep
