@@ -1,0 +1,25 @@
+# The checks of laptop and CI: `make check` changes nothing, `make fix` repairs what can be repaired by machine.
+BIN := .venv/bin
+
+.PHONY: check env format lint types test fix
+
+check: format lint types test
+
+env:
+	bash tools/env.sh
+
+format: env
+	$(BIN)/ruff format --check .
+
+lint: env
+	$(BIN)/ruff check .
+
+types: env
+	$(BIN)/pyright
+
+test: env
+	$(BIN)/python -m pytest
+
+fix: env
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
