@@ -23,12 +23,13 @@ from mmengine.registry import MODELS
 from torch import Tensor, nn
 
 from .base import DenseBackbone, Part
-from .layers import ChannelsLastConv2d, drop_path_scale
+from .layers import ChannelsLastConv2d, Linear, drop_path_scale, linear
 from .reversible import run_columns
 
 LEVELS = 4
 MIN_SHORTCUT = 1e-3  # smallest |shortcut|, so that a column can be undone
 NORM_EPS = 1e-6
+CACHED_VALUES = 2**18  # of a map, at a time, on a CPU: 4 MiB of hidden values in float32
 UP_NAMES = ("up", "up2")  # official names of the links from the previous column
 
 REVCOL_ARCHS: dict[str, dict[str, Any]] = {  # backbone parameters in millions; GMACs at 224 x 224 with the 1k head
@@ -52,15 +53,24 @@ class ConvNeXtBlock(nn.Module):
         super().__init__()
         self.dwconv = ChannelsLastConv2d(channels, channels, kernel_size, padding=kernel_size // 2, groups=channels)
         self.norm = nn.LayerNorm(channels, eps=NORM_EPS)
-        self.pwconv1 = nn.Linear(channels, 4 * channels)
-        self.pwconv2 = nn.Linear(4 * channels, channels)
+        self.pwconv1 = Linear(channels, 4 * channels)
+        self.pwconv2 = Linear(4 * channels, channels)
         self.gamma = nn.Parameter(torch.full((channels,), 1e-6))
 
     def forward(self, x: Tensor, scale: Tensor | None = None) -> Tensor:
-        hidden = F.gelu(self.pwconv1(self.norm(self.dwconv(x))))
+        y = self.norm(self.dwconv(x))
         # gamma multiplies the small weight instead of the large map: less arithmetic, one map less kept for backward.
         weight, bias = self.gamma[:, None] * self.pwconv2.weight, self.gamma * self.pwconv2.bias
-        branch = F.linear(hidden, weight, bias)
+
+        def mlp(pixels: Tensor) -> Tensor:
+            return linear(F.gelu(self.pwconv1(pixels)), weight, bias)
+
+        if x.is_cpu and not torch.is_grad_enabled() and not torch.compiler.is_compiling():
+            # A few pixels at a time, (n, C): the hidden map, four times as wide, never leaves the processor's cache.
+            parts = [mlp(pixels) for pixels in y.flatten(0, 2).split(max(1, CACHED_VALUES // y.shape[-1]))]
+            branch = torch.cat(parts).view(y.shape)
+        else:
+            branch = mlp(y)
         return x + branch if scale is None else torch.addcmul(x, branch, scale)
 
 
@@ -70,7 +80,7 @@ class Upsample(nn.Module):
     def __init__(self, in_channels: int, out_channels: int) -> None:
         super().__init__()
         self.channel_reschedule = nn.Sequential(
-            nn.Linear(in_channels, out_channels), nn.LayerNorm(out_channels, eps=NORM_EPS)
+            Linear(in_channels, out_channels), nn.LayerNorm(out_channels, eps=NORM_EPS)
         )
 
     def forward(self, x: Tensor, size: Sequence[int]) -> Tensor:

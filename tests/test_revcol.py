@@ -120,6 +120,18 @@ def test_drop_path_rises_linearly_within_a_column():
     assert [len(level) for level in levels] == list(net.depths)
 
 
+@pytest.mark.parametrize("cached_values", [1, 100, 2**17])
+def test_evaluation_without_gradients_computes_the_same_in_parts(monkeypatch, cached_values):
+    monkeypatch.setattr("backbones.revcol.CACHED_VALUES", cached_values)
+    net = RevCol(TOY).eval()
+    torch.nn.init.ones_(net.subnet0.level0.blocks[0].gamma)
+    x = torch.rand(2, 3, 64, 96)
+    with torch.no_grad():
+        parts = net(x)
+    for a, b in zip(parts, net(x), strict=True):
+        torch.testing.assert_close(a, b.detach())
+
+
 def test_odd_sizes_round_down():
     feats = RevCol(TOY)(torch.zeros(1, 3, 75, 101))
     assert [tuple(f.shape[2:]) for f in feats] == [(18, 25), (9, 12), (4, 6), (2, 3)]

@@ -16,6 +16,7 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any, cast
 
 import matplotlib
 
@@ -27,21 +28,29 @@ from torch import Tensor, nn
 from torch.profiler import ProfilerActivity, profile
 
 from backbones import RevCol
+from backbones.layers import linear
 
 TINY = RevCol.parse_arch("tiny")
 MIB = 2**20
 Step = Callable[[], None]
 
 
-def training_step(net: Callable[[Tensor], Sequence[Tensor]], x: Tensor, parameters: Sequence[nn.Parameter]) -> Step:
-    """One forward and backward of a linear function of the maps; gradients stay allocated and are zeroed in place."""
+def training_step(
+    net: Callable[[Tensor], Sequence[Tensor]], x: Tensor, parameters: Sequence[nn.Parameter], keep_grads: bool = False
+) -> Step:
+    """One forward and backward of a linear function of the maps.
+
+    Gradients are dropped before the step, as optimisers do, or with ``keep_grads`` stay allocated and are zeroed.
+    """
     with torch.no_grad():
         grads = [torch.randn_like(f) for f in net(x)]
 
     def step() -> None:
         for p in parameters:
-            if p.grad is not None:
+            if keep_grads and p.grad is not None:
                 p.grad.zero_()
+            else:
+                p.grad = None
         torch.autograd.backward(tuple(net(x)), grads)
 
     step()
@@ -71,7 +80,7 @@ def peak_mib(step: Step, device: torch.device) -> float:
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as prof:
         step()
     level = peak = 0
-    events = [e for e in prof.profiler.kineto_results.events() if e.name() == "[memory]"]  # type: ignore[union-attr]
+    events = [e for e in cast(Any, prof).profiler.kineto_results.events() if e.name() == "[memory]"]
     for event in sorted(events, key=lambda e: e.start_ns()):
         level += event.nbytes()
         peak = max(peak, level)
@@ -119,24 +128,27 @@ def nchw_conv(x: Tensor, conv: nn.Conv2d) -> Tensor:
     return F.conv2d(x, conv.weight, conv.bias, conv.stride, conv.padding, groups=conv.groups)
 
 
-def nchw_block(x: Tensor, block: nn.Module) -> Tensor:
+def nchw_block(x: Tensor, block: Any) -> Tensor:
     """A ConvNeXt block as its paper draws it: two permutations around the pointwise MLP."""
-    y = nchw_conv(x, block.dwconv).permute(0, 2, 3, 1)
-    y = block.gamma * block.pwconv2(F.gelu(block.pwconv1(block.norm(y))))
+    y = block.norm(nchw_conv(x, block.dwconv).permute(0, 2, 3, 1))
+    y = F.gelu(F.linear(y, block.pwconv1.weight, block.pwconv1.bias))
+    y = block.gamma * F.linear(y, block.pwconv2.weight, block.pwconv2.bias)
     return x + y.permute(0, 3, 1, 2)
 
 
 def nchw_revcol(net: RevCol, x: Tensor) -> list[Tensor]:
     """The levels of the last column, from the same parameters as ``net``'s own forward."""
-    stem = nchw_layer_norm(nchw_conv(x, net.stem[0]), net.stem[1])
+    conv, norm = cast(Any, net.stem)
+    stem = nchw_layer_norm(nchw_conv(x, conv), norm)
     previous: list[Tensor] | None = None
     for column in net.columns:
         feats: list[Tensor] = []
-        for l, level in enumerate(column.levels):
+        for l, level in enumerate(cast(list[Any], column.levels)):
             x = stem if l == 0 else nchw_layer_norm(nchw_conv(feats[-1], level.fusion.down[0]), level.fusion.down[1])
             if previous is not None and l < 3:
-                linear, norm = level.fusion.up.channel_reschedule
-                up = norm(linear(previous[l + 1].permute(0, 2, 3, 1))).permute(0, 3, 1, 2)
+                reduce, norm = level.fusion.up.channel_reschedule
+                up = norm(F.linear(previous[l + 1].permute(0, 2, 3, 1), reduce.weight, reduce.bias))
+                up = up.permute(0, 3, 1, 2)
                 x = x + F.interpolate(up, scale_factor=2, mode="nearest")
             for block in level.blocks:
                 x = nchw_block(x, block)
@@ -162,8 +174,8 @@ def revcol_memory(args: argparse.Namespace, device: torch.device, x: Tensor) -> 
         steps = []
         for name, kwargs in modes.items():
             net = RevCol({**TINY, "num_columns": columns}, **kwargs).to(device).train()
+            memory[name].append(peak_mib(training_step(net, x, list(net.parameters()), keep_grads=True), device))
             steps.append(training_step(net, x, list(net.parameters())))
-            memory[name].append(peak_mib(steps[-1], device))
             print(f"{columns:>2} columns, {name}: {memory[name][-1]:.1f} MiB", flush=True)
         seconds = paired_seconds(steps, args.repeats)
         for name, own in zip(modes, seconds, strict=True):
@@ -228,13 +240,13 @@ def revcol_speed(args: argparse.Namespace, device: torch.device, x: Tensor) -> l
         with torch.autocast(device.type, torch.bfloat16):
             return net(x)
 
-    net.train()
-    train = paired_seconds(
-        [training_step(f, x, parameters) for f in (lambda x: nchw_revcol(net, x), net)], args.repeats
-    )
     net.eval()
     infer = paired_seconds(
         [inference(f, x) for f in (lambda x: nchw_revcol(net, x), net, compiled, bfloat16)], args.repeats
+    )
+    net.train()
+    train = paired_seconds(
+        [training_step(f, x, parameters) for f in (lambda x: nchw_revcol(net, x), net)], args.repeats
     )
     rows = [
         ("training step", "channels last", ratio(train[0], train[1])),
@@ -253,6 +265,31 @@ def revcol_speed(args: argparse.Namespace, device: torch.device, x: Tensor) -> l
         "| what | how | times as fast |",
         "| --- | --- | ---: |",
         *(f"| {what} | {how} | {value} |" for what, how, value in rows),
+    ]
+
+
+def linear_speed(args: argparse.Namespace, device: torch.device, x: Tensor) -> list[str]:
+    """``backbones.layers.linear`` against ``F.linear``, forward and backward, at the widths of RevCol-T."""
+    rows = []
+    for width, stride in zip(TINY["channels"], (4, 8, 16, 32), strict=True):
+        pixels = torch.randn(x.shape[0], x.shape[2] // stride, x.shape[3] // stride, width, device=device)
+        weight = torch.randn(4 * width, width, device=device, requires_grad=True)
+        bias = torch.randn(4 * width, device=device, requires_grad=True)
+        pixels.requires_grad_()
+        steps = [
+            training_step(lambda x, f=f, w=weight, b=bias: [f(x, w, b)], pixels, [weight, bias])  # type: ignore[misc]
+            for f in (F.linear, linear)
+        ]
+        rows.append(f"| {tuple(pixels.shape)} | {4 * width} | {ratio(*paired_seconds(steps, args.repeats))} |")
+        print(rows[-1], flush=True)
+    return [
+        "### `layers.linear` against `F.linear`",
+        "",
+        f"Forward and backward, float32; how many times as fast, median of {args.repeats} pairs (smallest to largest).",
+        "",
+        "| map | output width | times as fast |",
+        "| --- | ---: | ---: |",
+        *rows,
     ]
 
 
@@ -283,7 +320,10 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("--repeats", type=int, default=7, help="timed pairs")
     parser.add_argument("--device", default="cpu", help="cpu or cuda")
     parser.add_argument("--out", type=Path, default=Path(__file__).parent.parent / "docs", help="folder to write into")
-    return parser.parse_args()
+    args = parser.parse_args()
+    if len(set(args.columns)) < 2:
+        parser.error(f"--columns {args.columns}: the slope needs at least two different numbers, for example 2 4 8 16")
+    return args
 
 
 def main() -> None:
@@ -293,7 +333,8 @@ def main() -> None:
     torch.manual_seed(0)
     args.out.mkdir(parents=True, exist_ok=True)
     x = torch.randn(args.batch, 3, args.size, args.size, device=device)
-    sections = [revcol_memory(args, device, x), revcol_speed(args, device, x)]
+    # Speed first: inference as in a fresh process, whose allocator no training has warmed up.
+    sections = [section(args, device, x) for section in (revcol_speed, linear_speed, revcol_memory)]
     command = shlex.join(["python", "tools/benchmark.py", *sys.argv[1:]])
     lines = [
         "# Benchmarks",

@@ -1,0 +1,31 @@
+"""Mask R-CNN, RevCol-T, COCO 2017, 3x multi-scale.
+
+Run:    python tools/train.py configs/revcol_maskrcnn_coco.py
+Result: not yet run here. Published: none for Mask R-CNN; see revcol_cascade-maskrcnn_coco.py for the detector the paper used.
+
+The schedule, augmentation and optimiser are those of the official Cascade Mask R-CNN: 36 epochs, decay at 27 and 33,
+AdamW 2e-4 for 16 images a step (8 GPUs of 2; --auto-scale-lr for other numbers), mixed precision.
+The backbone starts from random weights: set model.backbone.init_cfg to a classification checkpoint to fine-tune one.
+"""
+
+# ConvNeXt's recipe is the one RevCol's authors took over; only backbone, optimiser groups and loading differ.
+_base_ = "mmdet::convnext/mask-rcnn_convnext-t-p4-w7_fpn_amp-ms-crop-3x_coco.py"
+custom_imports = dict(imports=["backbones"], allow_failed_imports=False)
+checkpoint_file = None  # ConvNeXt's
+
+model = dict(
+    backbone=dict(
+        _delete_=True,
+        type="RevCol",
+        arch="tiny",
+        drop_path_rate=0.3,
+        # Training at 1333x800 is bound by memory; the same gradients for at most a third more backbone arithmetic.
+        reversible=True,
+    ),
+    neck=dict(in_channels=[64, 128, 256, 512]),
+)
+optim_wrapper = dict(
+    constructor="LayerDecayOptimWrapperConstructor",
+    paramwise_cfg=dict(_delete_=True, layer_decay_rate=0.85, custom_keys={"alpha": dict(decay_mult=0.0)}),
+    optimizer=dict(lr=2e-4),
+)

@@ -1,0 +1,370 @@
+"""tools/train.py, test.py and plot_run.py, as real processes on real files."""
+
+import importlib.util
+import json
+import os
+import pickle
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import cv2
+import pytest
+import torch
+from conftest import ROOT, SHARED
+from mmdet.datasets import CocoDataset
+from mmengine.config import Config
+from mmengine.registry import init_default_scope
+
+TOOLS = ROOT / "tools"
+CONFIG = ROOT / "configs" / "revcol_maskrcnn_coco.py"
+PIPELINE = "train_dataloader.dataset.pipeline.3.transforms"
+SMALL = {  # the COCO config with a tiny model, tiny images and three epochs of eight images
+    "model.backbone.arch._delete_": True,
+    "model.backbone.arch.channels": "8,16,32,64",
+    "model.backbone.arch.depths": "1,1,1,1",
+    "model.backbone.arch.num_columns": 2,
+    "model.neck.in_channels": "8,16,32,64",
+    "model.neck.out_channels": 16,
+    "model.rpn_head.in_channels": 16,
+    "model.rpn_head.feat_channels": 16,
+    "model.roi_head.bbox_roi_extractor.out_channels": 16,
+    "model.roi_head.bbox_head.in_channels": 16,
+    "model.roi_head.bbox_head.fc_out_channels": 32,
+    "model.roi_head.mask_roi_extractor.out_channels": 16,
+    "model.roi_head.mask_head.in_channels": 16,
+    "model.roi_head.mask_head.conv_out_channels": 16,
+    "model.test_cfg.rpn.max_per_img": 20,
+    "model.test_cfg.rcnn.score_thr": 0.0,
+    "model.test_cfg.rcnn.max_per_img": 5,
+    f"{PIPELINE}.0.0.scales": "[(96,96),(128,128)]",
+    f"{PIPELINE}.1.0.scales": "[(128,128)]",
+    f"{PIPELINE}.1.1.crop_size": "(64,96)",
+    f"{PIPELINE}.1.2.scales": "[(96,96),(128,128)]",
+    "val_dataloader.dataset.pipeline.1.scale": "(96,96)",
+    "test_dataloader.dataset.pipeline.1.scale": "(96,96)",
+    "train_dataloader.dataset.indices": 8,
+    "val_dataloader.dataset.indices": 2,
+    "test_dataloader.dataset.indices": 2,
+    "train_cfg.max_epochs": 3,
+    "train_cfg.val_interval": 3,
+    "param_scheduler.0.end": 2,
+    "optim_wrapper.optimizer.lr": 1e-3,
+    "default_hooks.logger.interval": 1,
+    "default_hooks.visualization.score_thr": 0.0,
+}
+
+
+def options(**changes) -> list[str]:
+    return ["--cfg-options", *(f"{key}={value}" for key, value in {**SMALL, **changes}.items())]
+
+
+def command(tool: str, *arguments) -> list[str]:
+    return [sys.executable, str(TOOLS / f"{tool}.py"), *map(str, arguments)]
+
+
+def environment() -> dict[str, str]:
+    return {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+
+
+def run(tool: str, *arguments) -> subprocess.CompletedProcess:
+    return subprocess.run(command(tool, *arguments), capture_output=True, text=True, env=environment(), timeout=300)
+
+
+def losses(work_dir: Path) -> list[dict[int, float]]:
+    """{iteration: loss} of each run in a work dir, oldest first."""
+    runs = []
+    for file in sorted(work_dir.glob("*/vis_data/scalars.json")):
+        records = map(json.loads, file.read_text().splitlines())
+        runs.append({record["step"]: record["loss"] for record in records if "loss" in record})
+    return runs
+
+
+@pytest.fixture(scope="module")
+def sample(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("data") / "sample"
+    subprocess.run(command("make_sample_coco", folder, "--train", 24, "--val", 4), check=True, timeout=120)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def data(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Photographs of COCO where they lie beside the checkout, drawn shapes under COCO's names otherwise."""
+    photographs = SHARED / "data" / "coco_tiny"
+    if photographs.is_dir():
+        return photographs
+    folder = tmp_path_factory.mktemp("data") / "coco"
+    shutil.copytree(request.getfixturevalue("sample"), folder)
+    for file in (folder / "annotations").iterdir():
+        annotations = json.loads(file.read_text())
+        annotations["categories"] = [dict(id=i, name=name) for i, name in enumerate(CocoDataset.METAINFO["classes"], 1)]
+        file.write_text(json.dumps(annotations))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def trained(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Work dir of an uninterrupted run."""
+    work_dir = tmp_path_factory.mktemp("trained")
+    result = run("train", CONFIG, "--data-root", data, "--work-dir", work_dir, *options(**{"randomness.seed": 0}))
+    assert result.returncode == 0, result.stderr
+    return work_dir
+
+
+# ------------------------------------------------------------------------------------------------ train, kill, resume
+def test_killed_and_resumed_run_has_the_loss_curve_of_an_uninterrupted_one(trained, data, tmp_path):
+    arguments = (CONFIG, "--data-root", data, "--work-dir", tmp_path)
+    with open(tmp_path / "log", "w") as log:
+        process = subprocess.Popen(
+            command("train", *arguments, *options(**{"randomness.seed": 0})),
+            stdout=log,
+            stderr=log,
+            env=environment(),
+            start_new_session=True,
+        )
+        while not re.search(r"\(train\) +\[2\]\[2/4\]", (tmp_path / "log").read_text()):
+            assert process.poll() is None, (tmp_path / "log").read_text()
+            time.sleep(0.05)
+        os.killpg(process.pid, signal.SIGKILL)  # with its data-loading workers
+        process.wait()
+    # the resumed run takes its seed from the checkpoint
+    resumed = run("train", *arguments, "--resume", *options())
+    assert resumed.returncode == 0, resumed.stderr
+
+    (uninterrupted,) = losses(trained)
+    killed, continued = losses(tmp_path)
+    assert list(uninterrupted) == list(range(1, 13))
+    assert killed == {step: uninterrupted[step] for step in killed}
+    first = next(iter(continued))
+    assert first in (5, 9)  # the process may have gone on past epoch 2 before it died
+    assert continued == {step: uninterrupted[step] for step in range(first, 13)}
+
+
+def test_evaluation_gives_finite_box_and_mask_metrics_dumps_and_pictures(trained, data, tmp_path):
+    result = run(
+        *("test", trained / CONFIG.name, trained / "epoch_3.pth", "--work-dir", tmp_path / "work"),
+        *("--out", tmp_path / "predictions.pkl", "--show-dir", tmp_path / "pictures"),
+    )
+    assert result.returncode == 0, result.stderr
+    metrics = json.loads((tmp_path / "predictions.json").read_text())
+    for name in ("coco/bbox_mAP", "coco/bbox_mAP_50", "coco/segm_mAP", "coco/segm_mAP_50"):
+        assert 0 <= metrics[name] <= 1
+    with open(tmp_path / "predictions.pkl", "rb") as file:
+        predictions = pickle.load(file)
+    assert [len(p["pred_instances"]["masks"]) for p in predictions] == [5, 5]
+    pictures = sorted((tmp_path / "pictures").iterdir())
+    assert [path.stem for path in pictures] == sorted(Path(p["img_path"]).stem for p in predictions)
+    for path, prediction in zip(pictures, sorted(predictions, key=lambda p: p["img_path"]), strict=True):
+        height, width = prediction["ori_shape"]
+        scale = -(-480 // max(height, width))  # small images are enlarged
+        assert cv2.imread(str(path)).shape == (scale * height, 2 * scale * width, 3)
+
+
+def test_plot_run_joins_runs_and_prints_the_metrics(trained, tmp_path):
+    log = next(trained.glob("*/vis_data/scalars.json")).read_text().splitlines()
+    for name, lines in {
+        "1": [*log[:6], log[6][:9]],
+        "2": log[4:],
+    }.items():  # killed while writing; resumed after epoch 1
+        (tmp_path / name / "vis_data").mkdir(parents=True)
+        (tmp_path / name / "vis_data" / "scalars.json").write_text("\n".join(lines))
+    plot_run = load("plot_run")
+    training, evaluations = plot_run.split(plot_run.read_runs(tmp_path))
+    assert {record["step"]: record["loss"] for record in training} == losses(trained)[0]
+    assert len(training) == 12
+    assert [record["iteration"] for record in evaluations] == [12]
+
+    result = run("plot_run", tmp_path)
+    assert result.returncode == 0, result.stderr
+    assert re.search(r"coco/segm_mAP_50 +\d\.\d{3} +\d\.\d{3} +12\n", result.stdout)
+    assert re.search(r"training time +0:\d\d:\d\d for 12 iterations", result.stdout)
+    assert cv2.imread(str(tmp_path / "curves.png")).shape == (960, 960, 3)
+
+
+def test_plot_run_of_a_folder_without_runs_is_an_error(tmp_path, capsys):
+    assert load("plot_run").main([str(tmp_path)]) == 2
+    assert "holds no log of a training run" in capsys.readouterr().err
+
+
+# ------------------------------------------------------------------------------------------- errors before time is lost
+def load(tool: str):
+    """A tool as a module; its neighbours are found as they are when it is run as a script."""
+    sys.path.insert(0, str(TOOLS))
+    try:
+        spec = importlib.util.spec_from_file_location(f"tools_{tool}", TOOLS / f"{tool}.py")
+        module = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)
+    finally:
+        sys.path.remove(str(TOOLS))
+    return module
+
+
+@pytest.fixture
+def fail(capsys):
+    """Runs a tool that must end with status 2, and gives what it says."""
+
+    def fail_(tool: str, *arguments) -> str:
+        module = load(tool)
+        with pytest.raises(SystemExit) as exit_:
+            module.run(module.main, module.parse_args([str(argument) for argument in arguments]))
+        assert exit_.value.code == 2
+        message = capsys.readouterr().err
+        assert message.count("error: ") == 1
+        return message.partition("error: ")[2]
+
+    return fail_
+
+
+def test_error_is_a_message_and_status_2_without_traceback():
+    result = run("train", "configs/nothing.py")
+    assert (result.returncode, result.stdout) == (2, "")
+    assert result.stderr.splitlines()[-1].startswith("error: there is no config file configs/nothing.py")
+    assert "Traceback" not in result.stderr
+
+
+@pytest.mark.parametrize("tool", ["train", "test"])
+def test_missing_data_shows_the_tree_the_source_and_the_sample(tool, trained, tmp_path, fail):
+    checkpoint = [trained / "epoch_3.pth"] if tool == "test" else []
+    (tmp_path / "val2017").mkdir()  # empty, so as good as missing
+    message = fail(tool, CONFIG, *checkpoint, "--data-root", tmp_path)
+    for path in ["annotations/instances_val2017.json", "val2017"] + ["train2017"] * (tool == "train"):
+        assert re.search(rf"{tmp_path}/{path} +<- missing", message)
+    assert "https://cocodataset.org/#download" in message
+    assert "python tools/make_sample_coco.py data/sample_coco" in message
+
+
+def test_data_of_other_classes_is_refused(sample, tmp_path, fail):
+    message = fail("train", CONFIG, "--data-root", sample, "--work-dir", tmp_path)
+    assert "has the categories disc, rectangle, triangle, star, ring, but not the config's person, bicycle," in message
+
+
+@pytest.mark.parametrize(
+    ("option", "answer"),
+    [
+        ("model.backbon.arch=tiny", "'model' has no 'backbon'; did you mean model.backbone?"),
+        ("train_dataloader.batchsize=2", "did you mean train_dataloader.batch_size"),
+        ("model.backbone.out_indexes=0,1", "did you mean model.backbone.out_indices"),
+        ("train_cfg.max_epoch=3", "did you mean train_cfg.max_epochs"),
+        ("optim_wrapper.optimizer.weight_decy=0", "did you mean optim_wrapper.optimizer.weight_decay"),
+        ("randomnes.seed=0", "there is no 'randomnes'; did you mean randomness?"),
+        ("max_epochs=3", "'max_epochs' is a helper variable of the config file"),
+        ("max_epochs=3", "Change what it was used for: train_cfg.max_epochs"),
+        (
+            "train_dataloader.dataset.pipeline.9.prob=0",
+            "'train_dataloader.dataset.pipeline' is a list; name one of its entries, 0 to 4",
+        ),
+        ("model.backbone.arch.depths=1,1,1,1", "add model.backbone.arch._delete_=True to replace it"),
+    ],
+)
+def test_wrong_option_is_refused_with_what_is_allowed(option, answer, data, tmp_path, fail):
+    assert answer in fail("train", CONFIG, "--data-root", data, "--work-dir", tmp_path, "--cfg-options", option)
+
+
+def test_legal_options_are_merged():
+    options_module = load("_options")
+    cfg = Config.fromfile(CONFIG)
+    init_default_scope(cfg.default_scope)
+    changes = {
+        "optim_wrapper.clip_grad.max_norm": 5,  # an argument of the class, absent from the config
+        "train_dataloader.dataset.indices": 8,  # an argument of a base class behind **kwargs
+        "train_dataloader.prefetch_factor": 4,  # an argument of DataLoader
+        "default_hooks.checkpoint.max_keep_ckpts": 1,
+        "model.backbone.type": "ResNet",
+        "model.backbone.depth": 18,  # an argument of the new class
+        "train_dataloader.dataset.pipeline.2.prob": 0.1,
+        "randomness.seed": 0,
+        "+model.test_cfg.rcnn.new": 1,  # declared nowhere
+    }
+    options_module.merge_options(cfg, changes)
+    for key, value in changes.items():
+        node = cfg
+        for part in key.lstrip("+").split("."):
+            node = node[int(part) if part.isdigit() else part]
+        assert node == value
+
+
+def test_missing_weights_are_refused(data, tmp_path, fail):
+    arguments = (CONFIG, "--data-root", data, "--work-dir", tmp_path)
+    pretrained = ["model.backbone.init_cfg.type=Pretrained", "model.backbone.init_cfg.checkpoint=no.pth"]
+    assert "model.backbone.init_cfg.checkpoint names no.pth" in fail("train", *arguments, "--cfg-options", *pretrained)
+    assert "load_from names no.pth" in fail("train", *arguments, "--cfg-options", "load_from=no.pth")
+    assert "there is no checkpoint no.pth" in fail("train", *arguments, "--resume", "no.pth")
+    assert "there is no checkpoint no.pth" in fail("test", CONFIG, "no.pth", "--data-root", data)
+    (tmp_path / "cut.pth").write_bytes(b"PK")
+    assert "is the file complete?" in fail("test", CONFIG, tmp_path / "cut.pth", "--data-root", data)
+
+
+def test_earlier_run_is_not_overwritten(trained, data, fail):
+    message = fail("train", CONFIG, "--data-root", data, "--work-dir", trained)
+    assert f"{trained} already holds a run (epoch_3.pth)" in message
+
+
+def test_resume_without_a_whole_checkpoint_is_refused(trained, data, tmp_path, fail):
+    arguments = (CONFIG, "--data-root", data, "--work-dir", tmp_path)
+    weights = tmp_path / "weights.pth"
+    torch.save({"state_dict": torch.load(trained / "epoch_3.pth", weights_only=False)["state_dict"]}, weights)
+    assert "is not a checkpoint of a training run" in fail("train", *arguments, "--resume", weights)
+    (tmp_path / "last_checkpoint").write_text("/elsewhere/epoch_1.pth")
+    assert "names /elsewhere/epoch_1.pth, which is not there" in fail("train", *arguments, "--resume")
+
+
+def test_what_only_the_built_model_shows_is_refused_too(trained, data, tmp_path):
+    """In processes of their own, as mmengine builds one runner per process."""
+    last = trained / "epoch_3.pth"
+    shared = ("--data-root", data, "--work-dir", tmp_path)
+    default = {"optim_wrapper.constructor": "DefaultOptimWrapperConstructor", "optim_wrapper.paramwise_cfg": None}
+    for message, arguments in {
+        "neck.lateral_convs.0.conv.weight (file (16, 8, 1, 1), model (8, 8, 1, 1))": (
+            *("test", CONFIG, last, *shared, *options(**{"model.neck.out_channels": 8})),
+        ),
+        "the optimiser state in": ("train", CONFIG, "--resume", last, *shared, *options(**default)),
+        "unknown arch 'tinny'": ("train", CONFIG, *shared, "--cfg-options", "model.backbone.arch=tinny"),
+    }.items():
+        result = run(*arguments)
+        assert result.returncode == 2
+        assert message in result.stderr
+        assert "Traceback" not in result.stderr
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="mixed precision works on a GPU")
+def test_amp_without_a_gpu_is_refused(data, tmp_path, fail):
+    assert "--amp needs a GPU" in fail("train", CONFIG, "--data-root", data, "--work-dir", tmp_path, "--amp")
+
+
+def test_auto_scale_lr_needs_the_batch_size_the_rate_is_for(data, tmp_path, fail):
+    arguments = (CONFIG, "--data-root", data, "--work-dir", tmp_path, "--auto-scale-lr", "--cfg-options")
+    assert "add --cfg-options auto_scale_lr.base_batch_size=N" in fail("train", *arguments, "auto_scale_lr=None")
+
+
+# -------------------------------------------------------------------------------------------------------- --data-root
+def test_data_root_reaches_every_data_set_and_evaluator():
+    coco = dict(
+        type="CocoDataset", data_root="data/coco/", ann_file="annotations/t.json", data_prefix=dict(img="train2017/")
+    )
+    joined = dict(ann_file="/sets/voc/annotations/t.json", data_prefix=dict(img="/sets/voc/train2017"))
+    mixed = dict(type="MultiImageMixDataset", dataset=dict(type="ConcatDataset", datasets=[coco, joined]))
+    cfg = Config(
+        dict(
+            train_dataloader=dict(dataset=dict(type="RepeatDataset", times=3, dataset=mixed)),
+            val_dataloader=dict(dataset=coco),
+            val_evaluator=[dict(type="CocoMetric", ann_file="data/coco/annotations/v.json"), dict(type="Timer")],
+            test_dataloader=dict(dataset=coco),
+            test_evaluator=dict(type="Evaluator", metrics=[dict(ann_file="data/coco//annotations/v.json")]),
+        )
+    )
+    cli = load("_cli")
+    cli.set_data_root(cfg, "data/coco/mini")  # inside the old folder: must not be moved twice
+    moved = dict(coco, data_root="data/coco/mini")
+    expected = dict(ann_file="data/coco/mini/annotations/t.json", data_prefix=dict(img="data/coco/mini/train2017"))
+    assert cfg.train_dataloader.dataset.dataset.dataset.datasets == [moved, expected]
+    assert cfg.val_dataloader.dataset == cfg.test_dataloader.dataset == moved
+    assert cfg.val_evaluator[0].ann_file == "data/coco/mini/annotations/v.json"
+    assert cfg.test_evaluator.metrics[0].ann_file == "data/coco/mini/annotations/v.json"
+
+    cfg.val_evaluator = dict(type="CocoMetric", ann_file="elsewhere/v.json")
+    with pytest.raises(cli.UsageError, match=r"val_evaluator reads elsewhere/v\.json, outside the data sets' folders"):
+        cli.set_data_root(cfg, "other")

@@ -1,0 +1,118 @@
+"""Draw the loss and metric curves of a work dir and print its results: ``python tools/plot_run.py WORK_DIR``.
+
+Reads the scalars that mmengine's LoggerHook writes for every run in the work dir; resumed runs become one curve.
+"""
+
+import argparse
+import json
+import sys
+from collections.abc import Iterable
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+
+matplotlib.use("Agg")
+import matplotlib.pyplot as plt
+
+Record = dict[str, Any]
+NOT_METRICS = {"data_time", "time", "step", "epoch", "iter"}
+
+
+def read_runs(work_dir: Path) -> list[Record]:
+    """Records of all runs in a work dir, oldest first; what a resumed run did again is there once."""
+    merged: list[Record] = []
+    for file in sorted(work_dir.glob("*/vis_data/scalars.json")):  # the folders are named by time
+        records = [
+            json.loads(line) for line in file.read_text().splitlines() if line.endswith("}")
+        ]  # killed while writing
+        first = next((record["step"] for record in records if "loss" in record), None)
+        if first is not None:
+            cut = next((i for i, r in enumerate(merged) if "loss" in r and r["step"] >= first), len(merged))
+            merged = merged[:cut]
+        merged += records
+    return merged
+
+
+def split(records: Iterable[Record]) -> tuple[list[Record], list[Record]]:
+    """Training records, and evaluations with the iteration they came after as ``iteration``."""
+    training, evaluations = [], []
+    for record in records:
+        if "loss" in record:
+            training.append(record)
+        else:
+            evaluations.append(record | {"iteration": training[-1]["step"] if training else 0})
+    return training, evaluations
+
+
+def main_metrics(evaluations: list[Record]) -> list[str]:
+    """The metrics worth a curve: COCO's AP and AP50 where there are any, otherwise all."""
+    names = dict.fromkeys(name for record in evaluations for name in record.keys() - NOT_METRICS - {"iteration"})
+    ap = sorted(name for name in names if name.endswith(("_mAP", "_mAP_50")))
+    return ap or sorted(name for name in names if isinstance(evaluations[-1].get(name), (int, float)))
+
+
+def draw(training: list[Record], evaluations: list[Record], metrics: list[str], out: Path) -> None:
+    """Write loss curves above metric curves, over the same iterations."""
+    figure, axes = plt.subplots(2, 1, sharex=True, figsize=(8, 8), layout="constrained")
+    losses = [name for name in training[-1] if "loss" in name]
+    for name in sorted(losses, key=lambda name: name != "loss"):
+        points = [(r["step"], r[name]) for r in training if name in r]
+        axes[0].plot(*zip(*points, strict=True), label=name, linewidth=2 if name == "loss" else 1)
+    axes[0].set(ylabel="training loss", ylim=(0, None))
+    for name in metrics:
+        points = [(r["iteration"], r[name]) for r in evaluations if name in r]
+        axes[1].plot(*zip(*points, strict=True), marker="o", markersize=3, label=name)
+    axes[1].set(xlabel="iteration", ylabel="validation metric")
+    if all(r[name] >= 0 for name in metrics for r in evaluations if name in r):
+        axes[1].set_ylim(bottom=0)
+    for axis in axes:
+        axis.grid(alpha=0.3)
+        if axis.lines:
+            axis.legend()
+    figure.savefig(out, dpi=120)
+
+
+def training_time(training: list[Record]) -> timedelta:
+    """Time spent in training iterations: their mean time, as logged, times their number."""
+    steps = [0] + [record["step"] for record in training]
+    seconds = sum(r["time"] * (now - before) for r, before, now in zip(training, steps, steps[1:], strict=False))
+    return timedelta(seconds=round(seconds))
+
+
+def table(training: list[Record], evaluations: list[Record], metrics: list[str]) -> str:
+    """Last and best value of each metric, and the training time."""
+    width = max(map(len, [*metrics, "training time"]))
+    lines = [f"{'metric':{width}}  {'last':>7}  {'best':>7}  at iteration"] if metrics else ["no evaluation yet"]
+    for name in metrics:
+        values = [(record[name], record["iteration"]) for record in evaluations if name in record]
+        best, iteration = max(values, key=lambda pair: pair[0])
+        lines.append(f"{name:{width}}  {values[-1][0]:7.3f}  {best:7.3f}  {iteration}")
+    last = training[-1]
+    lines.append(
+        f"{'training time':{width}}  {training_time(training)} for {last['step']} iterations, evaluation not counted"
+    )
+    lines.append(f"{'last loss':{width}}  {last['loss']:.4f}")
+    return "\n".join(lines)
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run the command line; returns its exit status."""
+    parser = argparse.ArgumentParser(description="Draw the curves of a training run and print its results.")
+    parser.add_argument("work_dir", type=Path, help="a work dir of tools/train.py; curves.png is written into it")
+    work_dir = parser.parse_args(argv).work_dir
+    training, evaluations = split(read_runs(work_dir))
+    if not training:
+        print(f"error: {work_dir} holds no log of a training run ({work_dir}/*/vis_data/scalars.json)", file=sys.stderr)
+        return 2
+    metrics = main_metrics(evaluations) if evaluations else []
+    out = work_dir / "curves.png"
+    draw(training, evaluations, metrics, out)
+    print(table(training, evaluations, metrics))
+    print(f"curves: {out}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
