@@ -182,9 +182,8 @@ class RevCol(DenseBackbone):
 
     Args:
         arch: ``'tiny'``, ``'small'``, ``'base'``, ``'large'``, ``'xlarge'``, ``'huge'``, or a dict with ``channels``
-            and
-            ``depths`` (four each, finest first), ``num_columns``, and optionally ``kernel_size`` (odd, default 3) and
-            ``top_link`` (default False; the coarsest level of the previous column also feeds the finest one).
+            and ``depths`` (four each, finest first), ``num_columns``, and optionally ``kernel_size`` (odd, default 3)
+            and ``top_link`` (default False; the coarsest level of the previous column also feeds the finest one).
         out_indices: Which of the four levels to return, increasing; negative ones count from the last. Parameters that
             the chosen levels do not depend on are frozen, so that data-parallel training does not wait for them.
         frozen_stages: -1 trains everything, 0 freezes the stem, ``n`` also the first ``n`` columns.
@@ -208,7 +207,7 @@ class RevCol(DenseBackbone):
         ValueError: for an unknown ``arch``, ``out_indices``, ``frozen_stages``, ``drop_path_rate`` or ``keep_every``
             out of range, or an input that is no such batch.
 
-    Source: arXiv:2212.11696, equation 3 (columns), section 3.2 (levels), table 1 (sizes).
+    Source: arXiv:2212.11696, "Multi-level reversible unit" and "Reversible column architecture".
 
     Example:
         >>> [tuple(f.shape) for f in RevCol("tiny")(torch.zeros(1, 3, 64, 96))]

@@ -28,7 +28,6 @@ from torch.utils.checkpoint import checkpoint
 
 AUTO_BOUND = 1e-4  # largest predicted relative error of the gradients that keep_every='auto' accepts
 
-
 # F draws nothing itself, so there is no random state to restore.
 CHECKPOINT: dict[str, Any] = dict(use_reentrant=False, preserve_rng_state=False)
 

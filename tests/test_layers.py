@@ -39,4 +39,4 @@ def test_linear_is_the_linear_layer(dtype, shape):
     for out in y:
         out.backward(grad)
     for a, b in zip([x[0], *own.parameters()], [x[1], *plain.parameters()], strict=True):
-        assert torch.linalg.norm(a.grad - b.grad) <= 4 * torch.finfo(dtype).eps * torch.linalg.norm(b.grad)
+        assert torch.linalg.norm(a.grad - b.grad) <= 64 * torch.finfo(dtype).eps * torch.linalg.norm(b.grad)
