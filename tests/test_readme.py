@@ -35,7 +35,7 @@ def test_the_lines_for_a_config_build_a_model_that_trains(config):
 
 def test_every_file_that_readme_names_exists():
     text = (ROOT / "README.md").read_text()
-    paths = set(re.findall(r"(?:tools|configs|docs|tests)/[\w./-]+\.(?:py|sh|md|png)", text))
+    paths = set(re.findall(r"(?:tools|configs|docs|tests)/[\w./-]+\.(?:py|sh|md|png|jpg)", text))
     assert len(paths) > 8
     assert sorted(p for p in paths if not (ROOT / p).is_file()) == []
 

@@ -9,12 +9,13 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     """``F.linear``; on a CPU computed as a 1 x 1 convolution over the same memory.
 
     PyTorch multiplies matrices with MKL, which on other makers' processors leaves half of their speed unused, but
-    convolves with oneDNN, which does not (``docs/BENCHMARKS.md``). oneDNN has no float64.
+    convolves with oneDNN, which does not (``docs/BENCHMARKS.md``). oneDNN has no float64, and ``torch.compile`` fuses
+    linear layers better than convolutions.
 
     Shapes:
         x: ``(..., C)``; weight: ``(D, C)``; bias: ``(D,)``; returns ``(..., D)``.
     """
-    if not x.is_cpu or x.dtype == torch.float64:
+    if not x.is_cpu or x.dtype == torch.float64 or torch.compiler.is_compiling():
         return F.linear(x, weight, bias)
     pixels = x.reshape(1, -1, 1, x.shape[-1]).permute(0, 3, 1, 2)  # (1, C, N, 1), channels last in memory
     y = F.conv2d(pixels, weight[:, :, None, None], bias)
