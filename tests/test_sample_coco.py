@@ -114,9 +114,9 @@ def test_crowd_empty_image_polygons_and_holes_occur_in_each_split(split):
 
 def test_mmdet_reads_every_mask(sample):
     from mmdet.datasets import CocoDataset
-    from mmdet.utils import register_all_modules
+    from mmengine.registry import init_default_scope
 
-    register_all_modules()
+    init_default_scope("mmdet")
     content = json.loads((sample / "annotations" / "instances_train2017.json").read_text())
     dataset = CocoDataset(
         data_root=str(sample),
