@@ -107,13 +107,13 @@ class Fusion(nn.Module):
             )
         else:
             self.down = nn.Identity()  # the stem already has this level's width and size
-        for name, source in zip(UP_NAMES, sources, strict=False):
+        for name, source in zip(UP_NAMES[: len(sources)], sources, strict=True):
             self.add_module(name, Upsample(channels[source], width))
 
     def forward(self, down: Tensor, *ups: Tensor) -> Tensor:
         x = self.down(down)
-        for name, up in zip(UP_NAMES, ups, strict=False):
-            x = x + self.get_submodule(name)(up, x.shape[1:3])
+        for name, up in zip(UP_NAMES[: len(ups)], ups, strict=True):
+            x = x + getattr(self, name)(up, x.shape[1:3])
         return x
 
 
@@ -129,8 +129,8 @@ class Level(nn.Module):
 
     def forward(self, scales: Sequence[Tensor | None], down: Tensor, *ups: Tensor) -> Tensor:
         x = self.fusion(down, *ups)
-        for block, scale in zip(self.blocks, scales, strict=True):
-            x = block(x, scale)
+        for i, block in enumerate(self.blocks):
+            x = block(x, scales[i])
         return x
 
 
@@ -154,11 +154,11 @@ class Column(nn.Module):
 
     @property
     def levels(self) -> list[nn.Module]:
-        return [self.get_submodule(f"level{l}") for l in range(LEVELS)]
+        return [getattr(self, f"level{l}") for l in range(LEVELS)]
 
     @property
     def alphas(self) -> list[nn.Parameter]:
-        return [self.get_parameter(f"alpha{l}") for l in range(LEVELS)]
+        return [getattr(self, f"alpha{l}") for l in range(LEVELS)]
 
     def shortcuts(self) -> list[Tensor]:
         """The four shortcut scales as the forward uses them, each ``(C_l,)``, nowhere nearer to zero than 1e-3.
