@@ -1,3 +1,4 @@
+#!/usr/bin/env python
 """Make a small instance-segmentation data set in the COCO 2017 layout, so that nothing has to be downloaded.
 
 Run: python tools/make_sample_coco.py data/sample_coco

@@ -1,3 +1,4 @@
+#!/usr/bin/env python
 """Draw the loss and metric curves of a work dir and print its results: ``python tools/plot_run.py WORK_DIR``.
 
 Reads the scalars that mmengine's LoggerHook writes for every run in the work dir; resumed runs become one curve.

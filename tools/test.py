@@ -1,3 +1,4 @@
+#!/usr/bin/env python
 """Evaluate a checkpoint: ``python tools/test.py CONFIG CHECKPOINT``. Works for mmdet, mmseg and mmpretrain configs."""
 
 import argparse

@@ -1,3 +1,4 @@
+#!/usr/bin/env python
 """Train a model: ``python tools/train.py CONFIG``. Works for mmdet, mmseg and mmpretrain configs."""
 
 import argparse
