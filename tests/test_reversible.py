@@ -1,13 +1,14 @@
 """Memory modes: the gradients are those of ordinary autograd, and memory follows the stated law."""
 
 import os
+import runpy
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 import torch
-from torch.profiler import ProfilerActivity, profile
+from conftest import ROOT
 
 from backbones import RevCol
 from backbones.reversible import AUTO_BOUND, predicted_error
@@ -170,16 +171,10 @@ def test_predicted_error_counts_the_columns_between_kept_ones():
 
 
 def peak_bytes(net, x):
-    """Peak of the CPU allocator above its level before a step, gradients already allocated."""
+    """Peak of the CPU allocator above its level before a step, gradients already allocated; the benchmark's measure."""
     backward(net, x)
-    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as prof:
-        backward(net, x)
-    events = [e for e in prof.profiler.kineto_results.events() if e.name() == "[memory]"]
-    level = peak = 0
-    for event in sorted(events, key=lambda e: e.start_ns()):
-        level += event.nbytes()
-        peak = max(peak, level)
-    return peak
+    benchmark = runpy.run_path(str(ROOT / "tools" / "benchmark.py"))
+    return benchmark["peak_mib"](lambda: backward(net, x), torch.device("cpu")) * benchmark["MIB"]
 
 
 @pytest.mark.filterwarnings("ignore:.*Profiler clears events")  # one cycle, nothing to clear
