@@ -21,7 +21,7 @@ OPENMMLAB = [
     "numpy<2",
     "setuptools<81",  # mmengine imports pkg_resources
 ]
-DEV = ["matplotlib", "pyright", "pytest", "ruff"]
+DEV = ["matplotlib", "pyright", "pytest", "ruff", "timm"]
 
 setup(
     name="densebackbones",
@@ -29,6 +29,6 @@ setup(
     description="Dense-prediction backbones for mmdet, mmseg and mmpretrain",
     packages=find_packages(include=["backbones", "backbones.*"]),
     python_requires=">=3.10",
-    install_requires=["einops", "numpy", "packaging", "torch"],
+    install_requires=["einops", "numpy", "packaging", "safetensors", "torch"],
     extras_require={"onedl": ONEDL, "openmmlab": OPENMMLAB, "dev": DEV},
 )

@@ -7,8 +7,25 @@ from .families import check_families
 
 check_families()  # before mmengine is imported: two families write into the same folders
 
+from .cait import CaiT  # noqa: E402
+from .ceit import CeiT  # noqa: E402
+from .deepvit import DeepViT  # noqa: E402
 from .engine import LayerDecayOptimWrapperConstructor  # noqa: E402
+from .hybrid_vit import HybridViT  # noqa: E402
+from .pyramid import SimpleFeaturePyramid  # noqa: E402
 from .revcol import RevCol  # noqa: E402
+from .vit import DeiT, PlainViT  # noqa: E402
 
 __version__ = "0.1.0"
-__all__ = ["LayerDecayOptimWrapperConstructor", "RevCol", "__version__"]
+__all__ = [
+    "CaiT",
+    "CeiT",
+    "DeepViT",
+    "DeiT",
+    "HybridViT",
+    "LayerDecayOptimWrapperConstructor",
+    "PlainViT",
+    "RevCol",
+    "SimpleFeaturePyramid",
+    "__version__",
+]

@@ -152,6 +152,22 @@ class DenseBackbone(BaseModule):
         for entry in pretrained:
             load_pretrained(self, **{key: value for key, value in entry.items() if key != "type"})
 
+    @staticmethod
+    def published_name(name: str) -> str:
+        """What a key of a published file, its prefix stripped, is called in this backbone."""
+        return name
+
+    def adapt_weights(self, weights: dict[str, Tensor]) -> list[str]:
+        """Changes published weights, already under this backbone's names, in place so that they fit it.
+
+        Returns:
+            What was changed, one sentence each.
+
+        Raises:
+            CheckpointError: if they cannot be made to fit.
+        """
+        return []
+
     def check_input(self, x: Tensor) -> None:
         """Raises ``ValueError`` unless ``x`` is a float batch of RGB images that the coarsest level can hold."""
         name = type(self).__name__

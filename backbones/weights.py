@@ -5,22 +5,29 @@ from __future__ import annotations
 import logging
 import os
 import pickle
+import re
 import types
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import urlparse
 
+import numpy as np
 import torch
 from mmengine.dist import barrier, master_only
 from mmengine.logging import print_log
-from torch import Tensor, nn
+from torch import Tensor
+
+from .jax_weights import from_jax, is_jax
+
+if TYPE_CHECKING:
+    from .base import DenseBackbone
 
 # Where training scripts put the weights, in the order in which the official RevCol loader looks for them.
 WRAPPERS = ("state_dict", "model", "state_dict_ema")
-# What data-parallel training, a detector and a wrapped classifier put before a backbone's own names.
-PREFIXES = ("", "module.", "backbone.", "module.backbone.", "model.", "model.backbone.")
+# What data-parallel training, a detector, a wrapped classifier and JAX's training put before a backbone's own names.
+PREFIXES = ("", "module.", "backbone.", "module.backbone.", "model.", "model.backbone.", "opt/target/", "params/")
 
 
 class CheckpointError(ValueError):
@@ -36,11 +43,12 @@ class LoadReport:
         wrapper: Key of the file under which the weights were found; empty when they lie bare.
         prefix: What was stripped from the names.
         loaded: Names of the backbone that got a value.
-        skipped: Keys of the file that belong to no backbone (other modules of a detector, the classifier), or to a
-            second set of weights (an exponential moving average).
+        skipped: Keys of the file that belong to no backbone (other modules of a detector, the classifier), to a
+            second set of weights (an exponential moving average), or to tokens that this backbone does without.
         missing: Names of the backbone for which the file has nothing; they keep their values.
         unexpected: Keys of the file that should belong to this backbone but do not.
         inert: Python objects beside the weights that were not rebuilt (configs of the training script).
+        adapted: What was changed to make the file's weights fit, one sentence each.
     """
 
     source: str
@@ -51,6 +59,7 @@ class LoadReport:
     missing: list[str] = field(default_factory=list)
     unexpected: list[str] = field(default_factory=list)
     inert: list[str] = field(default_factory=list)
+    adapted: list[str] = field(default_factory=list)
 
     @property
     def complete(self) -> bool:
@@ -64,6 +73,7 @@ class LoadReport:
             keys = getattr(self, name)
             shown = "" if name == "loaded" or not keys else f": {_shorten(keys)}"
             lines.append(f"  {name:<10} {len(keys):>5}{shown}")
+        lines += [f"  adapted: {note}" for note in self.adapted]
         return "\n".join(lines)
 
 
@@ -88,32 +98,46 @@ class _Inert(dict):
         pass
 
 
+# What a checkpoint may have rebuilt: tensors, arrays and plain containers. Nothing here runs code that a file names.
+_DATA = {
+    "torch": re.compile(r"Size|Tensor|device|\w+(Storage|Tensor)"),  # and its dtypes
+    "torch._utils": re.compile(r"_rebuild\w+"),
+    "torch.storage": re.compile(r"\w+Storage"),
+    "torch.serialization": re.compile(r"_get_layout"),
+    "collections": re.compile(r"OrderedDict|defaultdict"),
+    "builtins": re.compile(r"set|frozenset|slice|range|complex|bytearray"),
+    "__builtin__": re.compile(r"set|frozenset|slice|range|complex|bytearray"),
+    "numpy": re.compile(r"ndarray|dtype"),
+    "numpy.dtypes": re.compile(r"\w+DType"),
+    "numpy.core.multiarray": re.compile(r"_reconstruct|scalar"),
+    "numpy._core.multiarray": re.compile(r"_reconstruct|scalar"),
+    "numpy.core.numeric": re.compile(r"_frombuffer"),
+    "numpy._core.numeric": re.compile(r"_frombuffer"),
+    "_codecs": re.compile(r"encode"),
+}
+
+
+def _is_data(module: str, name: str) -> bool:
+    """Whether a global that a pickle names is rebuilt.
+
+    The whole name counts: a pickle may also name attributes of a global, and from those of any function, such as
+    ``_rebuild_tensor.__builtins__.get``, the way to running code is short.
+    """
+    if module == "torch" and isinstance(getattr(torch, name, None), torch.dtype):
+        return True
+    return module in _DATA and _DATA[module].fullmatch(name) is not None
+
+
 def _inert_pickle(inert: set[str]) -> types.ModuleType:
-    """A pickle module for ``torch.load`` that rebuilds tensors and plain containers and nothing else.
+    """A pickle module for ``torch.load`` that rebuilds tensors, arrays and plain containers and nothing else.
 
     Training scripts pickle their config objects beside the weights (official RevCol files hold a yacs node and the
     builtin ``input``). Such classes need not be installed, and none of their code runs.
     """
 
-    def is_data(module: str, name: str) -> bool:
-        return (
-            (module == "torch._utils" and name.startswith("_rebuild"))
-            or (module == "torch" and isinstance(getattr(torch, name, None), (torch.dtype, type)))
-            or (module == "torch.storage" and name.endswith("Storage"))
-            or (module == "torch.serialization" and name == "_get_layout")
-            or (module == "collections" and name in ("OrderedDict", "defaultdict"))
-            or (
-                module in ("builtins", "__builtin__")
-                and name in ("set", "frozenset", "slice", "range", "complex", "bytearray")
-            )
-            or (module in ("numpy", "numpy.dtypes") and (name in ("ndarray", "dtype") or name.endswith("DType")))
-            or (module in ("numpy.core.multiarray", "numpy._core.multiarray") and name in ("_reconstruct", "scalar"))
-            or (module == "_codecs" and name == "encode")
-        )
-
     class Unpickler(pickle.Unpickler):
         def find_class(self, module: str, name: str) -> Any:
-            if is_data(module, name):
+            if _is_data(module, name):
                 return super().find_class(module, name)
             inert.add(f"{module}.{name}")
             return _Inert
@@ -125,34 +149,50 @@ def _inert_pickle(inert: set[str]) -> types.ModuleType:
 
 
 def read_checkpoint(checkpoint: str | os.PathLike, map_location: str = "cpu") -> tuple[Any, list[str]]:
-    """Reads a file written by ``torch.save`` without running code that it may carry.
+    """Reads a file of weights without running code that it may carry.
 
     Args:
-        checkpoint: Path, or ``http(s)://`` URL (downloaded once into torch hub's cache folder).
-        map_location: Device of the tensors, as in ``torch.load``.
+        checkpoint: Path, or ``http(s)://`` URL (downloaded once into torch hub's cache folder). ``.npz`` files hold
+            arrays, ``.safetensors`` files tensors; any other file is one that ``torch.save`` wrote, or a pickle of
+            arrays (detectron2).
+        map_location: Device of the tensors, as in ``torch.load``; arrays have none.
 
     Returns:
         The content, and the names of the classes whose objects were replaced by empty stand-ins.
 
     Raises:
         FileNotFoundError: if a path does not exist.
-        CheckpointError: if the file is not one that ``torch.save`` writes.
+        CheckpointError: if the file is none of these.
     """
     path = _local_file(str(checkpoint))
     inert: set[str] = set()
     try:
-        try:
-            return torch.load(path, map_location=map_location, weights_only=True), []
-        except pickle.UnpicklingError:  # holds objects other than weights
-            content = torch.load(
-                path, map_location=map_location, weights_only=False, pickle_module=_inert_pickle(inert)
-            )
-            return content, sorted(inert)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError) as error:
+        return _read(path, map_location, inert), sorted(inert)
+    except Exception as error:  # the readers raise errors of many kinds for a damaged file
         raise CheckpointError(
-            f"{checkpoint} cannot be read as a PyTorch checkpoint ({error}). A download may be incomplete; "
-            "allowed are files written by torch.save"
+            f"{checkpoint} cannot be read as a checkpoint ({error}). A download may be incomplete; allowed are files "
+            "written by torch.save, pickles of numpy arrays, .npz and .safetensors"
         ) from error
+
+
+def _read(path: Path, map_location: str, inert: set[str]) -> Any:
+    if path.suffix == ".npz":
+        with np.load(path, allow_pickle=False) as arrays:
+            return dict(arrays)
+    if path.suffix == ".safetensors":
+        from safetensors.torch import load_file
+
+        return load_file(path, device=map_location)
+    with path.open("rb") as file:
+        start = file.read(32)
+        # A bare pickle, but not one of those with which torch's files of before version 1.6 begin.
+        if start.startswith(pickle.PROTO) and torch.serialization.MAGIC_NUMBER.to_bytes(10, "little") not in start:
+            file.seek(0)
+            return _inert_pickle(inert).load(file)
+    try:
+        return torch.load(path, map_location=map_location, weights_only=True)
+    except pickle.UnpicklingError:  # holds objects other than weights
+        return torch.load(path, map_location=map_location, weights_only=False, pickle_module=_inert_pickle(inert))
 
 
 def _local_file(checkpoint: str) -> Path:
@@ -189,11 +229,16 @@ def find_weights(content: Any) -> tuple[str, dict[str, Tensor]]:
 
 
 def _tensors(mapping: Mapping[str, Any]) -> dict[str, Tensor]:
-    return {key: value for key, value in mapping.items() if isinstance(value, Tensor)}
+    """The entries that are tensors, or arrays of numbers, as tensors."""
+    return {
+        key: torch.tensor(value) if isinstance(value, np.ndarray) else value
+        for key, value in mapping.items()
+        if isinstance(value, Tensor) or (isinstance(value, np.ndarray) and value.dtype.kind in "biuf")
+    }
 
 
 def load_pretrained(
-    backbone: nn.Module,
+    backbone: DenseBackbone,
     checkpoint: str | os.PathLike,
     prefix: str | None = None,
     map_location: str = "cpu",
@@ -201,7 +246,8 @@ def load_pretrained(
     """Copies the weights of a checkpoint into a backbone and logs a report.
 
     Args:
-        backbone: Receives the weights. Its ``classifier_keys`` are prefixes of keys that are skipped on purpose.
+        backbone: Receives the weights. Its ``published_name`` and ``adapt_weights`` make a file's names and tensors
+            its own; its ``classifier_keys`` are prefixes of names that are skipped on purpose.
         checkpoint: Path or URL of a classification file or of a detector's or segmentor's.
         prefix: What precedes the backbone's names in the file; found by itself when None.
         map_location: Device on which the file is read.
@@ -210,22 +256,35 @@ def load_pretrained(
         The report.
 
     Raises:
-        CheckpointError: if no name matches, or a shape differs; the backbone is then unchanged.
+        CheckpointError: if no name matches, or the weights do not fit; the backbone is then unchanged.
     """
     content, inert = read_checkpoint(checkpoint, map_location)
     wrapper, weights = find_weights(content)
+    adapted = []
+    if is_jax(weights):
+        weights = from_jax(weights)
+        adapted.append("JAX names and layouts converted to PyTorch's")
     own = backbone.state_dict()
-    if prefix is None:
-        prefix = max(PREFIXES, key=lambda p: sum(p + name in weights for name in own))
 
-    inside = {key[len(prefix) :]: value for key, value in weights.items() if key.startswith(prefix)}
-    matched = {name: value for name, value in inside.items() if name in own}
-    if not matched:
+    def names(prefix: str) -> dict[str, str]:
+        """The backbone's names of what lies under a prefix, and the file's."""
+        return {backbone.published_name(key[len(prefix) :]): key for key in weights if key.startswith(prefix)}
+
+    if prefix is None:
+        prefix = max(PREFIXES, key=lambda p: len(own.keys() & names(p).keys()))
+    keys = names(prefix)
+    if not own.keys() & keys.keys():
         raise CheckpointError(
             f"nothing in {checkpoint} matches {type(backbone).__name__}: the file has {_shorten(list(weights), 4)}; "
             f"the backbone has {_shorten(list(own), 4)}. Check that the file belongs to this backbone, "
             "or give the prefix of its names as init_cfg=dict(type='Pretrained', checkpoint=..., prefix=...)"
         )
+    inside = {name: weights[key] for name, key in keys.items()}
+    try:
+        adapted += backbone.adapt_weights(inside)
+    except CheckpointError as error:
+        raise CheckpointError(f"{checkpoint}: {error}") from None
+    matched = {name: value for name, value in inside.items() if name in own}
     wrong = [
         f"{name}: file {tuple(value.shape)}, model {tuple(own[name].shape)}"
         for name, value in matched.items()
@@ -237,19 +296,20 @@ def load_pretrained(
             f"{'; '.join(wrong[:4])}{' ...' if len(wrong) > 4 else ''}. Choose the arch that the file was trained with"
         )
 
-    classifier = tuple(getattr(backbone, "classifier_keys", ()))
-    extra = [name for name in inside if name not in own]
+    extra = {name: key for name, key in keys.items() if name not in own}
+    dropped = [name for name in extra if name.startswith(backbone.classifier_keys) or name not in inside]
     report = LoadReport(
         source=str(checkpoint),
         wrapper=wrapper,
         prefix=prefix,
         loaded=list(matched),
         skipped=[key for key in weights if not key.startswith(prefix)]
-        + [prefix + name for name in extra if name.startswith(classifier)]
+        + [extra[name] for name in dropped]
         + [f"{other}.*" for other in WRAPPERS if wrapper and other != wrapper and other in content],
         missing=[name for name in own if name not in inside],
-        unexpected=[prefix + name for name in extra if not name.startswith(classifier)],
+        unexpected=[extra[name] for name in extra if name not in dropped],
         inert=inert,
+        adapted=adapted,
     )
     backbone.load_state_dict(matched, strict=False)
     print_log(str(report), logger="current", level=logging.INFO if report.complete else logging.WARNING)

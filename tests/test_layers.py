@@ -9,8 +9,8 @@ from backbones.layers import ChannelsLastConv2d, Linear, drop_path_scale
 
 @pytest.mark.parametrize("rate", [0.0, 0.25, 0.8])
 def test_drop_path_drops_at_its_rate_and_scales_the_survivors(rate):
-    scale = drop_path_scale(torch.zeros(20_000, 7), rate)
-    assert scale.shape == (20_000, 1, 1, 1)
+    scale = drop_path_scale(torch.zeros(20_000, 7, 1), rate)
+    assert scale.shape == (20_000, 1, 1)
     dropped = scale == 0
     assert dropped.float().mean().item() == pytest.approx(rate, abs=0.015)
     assert scale[~dropped].unique().tolist() == pytest.approx([1 / (1 - rate)])

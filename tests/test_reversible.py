@@ -173,8 +173,8 @@ def test_predicted_error_counts_the_columns_between_kept_ones():
 def peak_bytes(net, x):
     """Peak of the CPU allocator above its level before a step, gradients already allocated; the benchmark's measure."""
     backward(net, x)
-    benchmark = runpy.run_path(str(ROOT / "tools" / "benchmark.py"))
-    return benchmark["peak_mib"](lambda: backward(net, x), torch.device("cpu")) * benchmark["MIB"]
+    measure = runpy.run_path(str(ROOT / "tools" / "_measure.py"))
+    return measure["peak_mib"](lambda: backward(net, x), torch.device("cpu")) * measure["MIB"]
 
 
 @pytest.mark.filterwarnings("ignore:.*Profiler clears events")  # one cycle, nothing to clear

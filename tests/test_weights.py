@@ -1,10 +1,13 @@
 """Checkpoints: every wrapper and prefix, the report, and the errors."""
 
+import contextlib
 import http.server
 import pickle
 import threading
+import zipfile
 from functools import partial
 
+import numpy as np
 import pytest
 import torch
 from mmengine.registry import MODELS
@@ -97,12 +100,16 @@ def test_missing_and_broken_files_are_errors(source, tmp_path):
     with pytest.raises(FileNotFoundError, match="none.pth does not exist"):
         load_pretrained(source, tmp_path / "none.pth")
     (tmp_path / "page.pth").write_text("<html>404</html>")
-    with pytest.raises(CheckpointError, match="cannot be read as a PyTorch checkpoint"):
+    with pytest.raises(CheckpointError, match="cannot be read as a checkpoint"):
         load_pretrained(source, tmp_path / "page.pth")
     torch.save({"model": source.state_dict()}, tmp_path / "whole.pth")
     (tmp_path / "half.pth").write_bytes((tmp_path / "whole.pth").read_bytes()[:2000])
-    with pytest.raises(CheckpointError, match="cannot be read as a PyTorch checkpoint"):
+    with pytest.raises(CheckpointError, match="cannot be read as a checkpoint"):
         load_pretrained(source, tmp_path / "half.pth")
+    for name in ("page.npz", "page.safetensors", "page.pkl"):
+        (tmp_path / name).write_bytes(b"\x80\x04 nothing")
+        with pytest.raises(CheckpointError, match="torch.save, pickles of numpy arrays, .npz and .safetensors"):
+            load_pretrained(source, tmp_path / name)
     torch.save([1, 2], tmp_path / "list.pth")
     with pytest.raises(CheckpointError, match="no weights found"):
         load_pretrained(source, tmp_path / "list.pth")
@@ -130,6 +137,59 @@ def test_foreign_objects_are_not_rebuilt_and_their_code_does_not_run(source, tmp
     report = load_pretrained(net, tmp_path / "c.pth")
     assert same_weights(net, source)
     assert report.inert == ["__builtin__.exec", "__builtin__.input", f"{__name__}._Node"]
+
+
+def test_plain_pickles_do_not_run_code_either(source, tmp_path):
+    arrays = {key: value.numpy() for key, value in source.state_dict().items()}
+    content = {"model": arrays, "evil": _Evil(), "inside": np.array([_Evil()], dtype=object)}
+    (tmp_path / "c.pkl").write_bytes(pickle.dumps(content))
+    net = RevCol(TOY)
+    report = load_pretrained(net, tmp_path / "c.pkl")
+    assert same_weights(net, source)
+    assert report.inert == ["builtins.exec"]
+
+
+@pytest.mark.filterwarnings("ignore:Detected pickle protocol")
+@pytest.mark.parametrize("file", ["c.pkl", "c.pth"])
+@pytest.mark.parametrize(
+    ("module", "name", "arguments"),
+    [
+        ("torch", "PyTorchFileWriter", ["{written}"]),
+        ("torch._utils", "_rebuild_tensor.__builtins__.get", ["exec", "open('{written}', 'w')"]),
+    ],
+)
+def test_only_listed_globals_are_rebuilt(tmp_path, file, module, name, arguments):
+    """Neither other classes of torch, nor what can be reached from a listed function: its builtins hold exec."""
+
+    def text(value):
+        return pickle.SHORT_BINUNICODE + bytes([len(value)]) + value.encode()
+
+    content = pickle.PROTO + b"\x04" + text(module) + text(name) + pickle.STACK_GLOBAL
+    for argument in arguments:
+        content += text(argument.format(written=tmp_path / "written")) + pickle.TUPLE1 + pickle.REDUCE
+    content += pickle.STOP
+    if file == "c.pth":
+        torch.save({}, tmp_path / "empty.pth")
+        with zipfile.ZipFile(tmp_path / "empty.pth") as empty, zipfile.ZipFile(tmp_path / file, "w") as archive:
+            for member in empty.namelist():
+                archive.writestr(member, content if member.endswith("data.pkl") else empty.read(member))
+    else:
+        (tmp_path / file).write_bytes(content)
+    with contextlib.suppress(CheckpointError):
+        assert read_checkpoint(tmp_path / file)[1] == [f"{module}.{name}"]
+    assert not (tmp_path / "written").exists()
+
+
+def test_arrays_are_read_like_tensors(source, tmp_path):
+    arrays = {key: value.numpy() for key, value in source.state_dict().items()}
+    np.savez(tmp_path / "c.npz", names=np.array(["stem"]), **arrays)
+    net = RevCol(TOY)
+    report = load_pretrained(net, tmp_path / "c.npz")
+    assert same_weights(net, source)
+    assert report.complete
+    np.savez(tmp_path / "c.npz", **arrays, node=np.array([_Node()], dtype=object))
+    with pytest.raises(CheckpointError, match="allow_pickle"):
+        load_pretrained(net, tmp_path / "c.npz")
 
 
 def test_old_style_files_can_be_read(source, tmp_path):

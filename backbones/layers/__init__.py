@@ -1,7 +1,26 @@
 """Parts that more than one backbone family uses. Imports torch only."""
 
+from .attention import Attention
 from .channels_last import ChannelsLastConv2d
 from .drop_path import drop_path_scale
 from .linear import Linear, linear
+from .mlp import Mlp
+from .norm import LayerNorm2d
+from .recompute import recompute
+from .score_maps import re_attention, talking_heads
+from .windows import window_partition, window_unpartition
 
-__all__ = ["ChannelsLastConv2d", "Linear", "drop_path_scale", "linear"]
+__all__ = [
+    "Attention",
+    "ChannelsLastConv2d",
+    "LayerNorm2d",
+    "Linear",
+    "Mlp",
+    "drop_path_scale",
+    "linear",
+    "re_attention",
+    "recompute",
+    "talking_heads",
+    "window_partition",
+    "window_unpartition",
+]

@@ -11,11 +11,11 @@ def drop_path_scale(x: Tensor, rate: float) -> Tensor:
     backward passes the same draw again and has no random state to save and restore.
 
     Args:
-        x: Any tensor with the batch first; gives device and batch size.
+        x: Any tensor with the batch first; gives device, batch size and number of dimensions.
         rate: Chance in [0, 1) that a sample's branch is dropped.
 
     Shapes:
-        returns: ``(B, 1, 1, 1)``, float32.
+        returns: ``(B, 1, ...)`` with as many dimensions as ``x``, float32.
     """
     keep = 1.0 - rate
-    return torch.empty((x.shape[0], 1, 1, 1), device=x.device).bernoulli_(keep) / keep
+    return torch.empty((x.shape[0], *[1] * (x.ndim - 1)), device=x.device).bernoulli_(keep) / keep

@@ -1,0 +1,118 @@
+"""CaiT: deep image transformers whose heads talk (Touvron et al., ICCV 2021, arXiv:2103.17239).
+
+The self-attention part is the backbone. Class attention (:class:`ClassAttentionBlock`) reads the patches and never
+changes them, so a detector does without it; classification puts it behind the last block.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from mmengine.registry import MODELS
+from torch import Tensor, nn
+
+from .layers import Attention, Linear, Mlp, talking_heads
+from .vit import NORM_EPS, Block, PlainViT
+
+
+class TalkingHeadAttention(Attention):
+    """Attention whose heads are mixed before and after the softmax (Shazeer et al., arXiv:2003.02436).
+
+    The maps of all heads are needed at once, so fused attention does not apply; :func:`talking_heads` holds a few rows
+    of them at a time.
+    """
+
+    def __init__(self, embed_dims: int, num_heads: int, rel_pos_size: tuple[int, int] | None = None) -> None:
+        super().__init__(embed_dims, num_heads, rel_pos_size)
+        self.proj_l = nn.Linear(num_heads, num_heads)
+        self.proj_w = nn.Linear(num_heads, num_heads)
+
+    def attend(self, q: Tensor, k: Tensor, v: Tensor, scale: float) -> Tensor:
+        return talking_heads(q, k, v, scale, self.proj_l.weight, self.proj_l.bias, self.proj_w.weight, self.proj_w.bias)
+
+
+class ClassAttention(nn.Module):
+    """The class token asks, class token and patches answer: ``(B, 1 + N, C)`` to ``(B, 1, C)``. Heads do not talk."""
+
+    def __init__(self, embed_dims: int, num_heads: int) -> None:
+        super().__init__()
+        self.num_heads = num_heads
+        self.q = Linear(embed_dims, embed_dims)
+        self.k = Linear(embed_dims, embed_dims)
+        self.v = Linear(embed_dims, embed_dims)
+        self.proj = Linear(embed_dims, embed_dims)
+
+    def forward(self, x: Tensor) -> Tensor:
+        q, k, v = (
+            layer(tokens).unflatten(2, (self.num_heads, -1)).transpose(1, 2)  # (B, h, 1 or 1 + N, d)
+            for layer, tokens in ((self.q, x[:, :1]), (self.k, x), (self.v, x))
+        )
+        return self.proj(F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2))
+
+
+class ClassAttentionBlock(nn.Module):
+    """Updates the class token from itself and the patches (eqs. 5 and 6 of the paper); for classification.
+
+    Shapes:
+        cls_token: ``(B, 1, C)``; patches: ``(B, N, C)``, the tokens after the last block; returns ``(B, 1, C)``.
+    """
+
+    def __init__(
+        self, embed_dims: int, num_heads: int, mlp_ratio: float = 4, layer_scale_init_value: float = 1e-5
+    ) -> None:
+        super().__init__()
+        self.norm1 = nn.LayerNorm(embed_dims, eps=NORM_EPS)
+        self.attn = ClassAttention(embed_dims, num_heads)
+        self.norm2 = nn.LayerNorm(embed_dims, eps=NORM_EPS)
+        self.mlp = Mlp(embed_dims, int(embed_dims * mlp_ratio))
+        self.gamma_1 = nn.Parameter(torch.full((embed_dims,), layer_scale_init_value))
+        self.gamma_2 = nn.Parameter(torch.full((embed_dims,), layer_scale_init_value))
+
+    def forward(self, cls_token: Tensor, patches: Tensor) -> Tensor:
+        attended = self.attn(self.norm1(torch.cat([cls_token, patches], dim=1)))
+        cls_token = cls_token + self.gamma_1 * attended
+        return cls_token + self.gamma_2 * self.mlp(self.norm2(cls_token))
+
+
+CAIT_ARCHS = {  # parameters of the classifier with 1000 classes at 224 pixels, in millions; M48: at 448
+    "xxs24": dict(embed_dims=192, depth=24, num_heads=4, layer_scale_init_value=1e-5),  # 11.96
+    "xxs36": dict(embed_dims=192, depth=36, num_heads=4, layer_scale_init_value=1e-5),  # 17.30
+    "xs24": dict(embed_dims=288, depth=24, num_heads=6, layer_scale_init_value=1e-5),  # 26.56
+    "s24": dict(embed_dims=384, depth=24, num_heads=8, layer_scale_init_value=1e-5),  # 46.92
+    "s36": dict(embed_dims=384, depth=36, num_heads=8, layer_scale_init_value=1e-6),  # 68.22
+    "m36": dict(embed_dims=768, depth=36, num_heads=16, layer_scale_init_value=1e-6),  # 270.93
+    "m48": dict(embed_dims=768, depth=48, num_heads=16, layer_scale_init_value=1e-6),  # 356.46
+}
+
+
+@MODELS.register_module()
+class CaiT(PlainViT):
+    """CaiT's self-attention blocks with a feature pyramid.
+
+    Every block attends among the patches with talking heads and LayerScale; drop-path has the same rate in all blocks.
+    A dict ``arch`` may give ``layer_scale_init_value``, which the paper chooses by depth (1e-5 to 24 blocks, 1e-6
+    beyond). Other arguments and shapes are those of :class:`PlainViT`.
+
+    Source: Touvron et al., "Going deeper with Image Transformers", arXiv:2103.17239. The position table has no row
+    for a class token.
+    """
+
+    archs = CAIT_ARCHS
+    arch_defaults = dict(mlp_ratio=4, patch_size=16, layer_scale_init_value=1e-5)
+    default_arch = "s24"
+    classifier_keys = (*PlainViT.classifier_keys, "cls_token", "blocks_token_only.")
+    prefix_tokens = ()
+
+    def make_block(
+        self, index: int, settings: Mapping[str, Any], *, rel_pos_size: tuple[int, int] | None, **kwargs: Any
+    ) -> Block:
+        if kwargs["layer_scale_init_value"] is None:
+            kwargs["layer_scale_init_value"] = settings["layer_scale_init_value"]
+        attention = TalkingHeadAttention(self.embed_dims, self.num_heads, rel_pos_size)
+        return Block(self.embed_dims, attention, settings["mlp_ratio"], **kwargs)
+
+    def drop_path_rates(self) -> list[float]:
+        return [self.drop_path_rate] * self.depth

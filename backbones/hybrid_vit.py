@@ -1,0 +1,290 @@
+"""Hybrid ViT: a ResNet makes the map that a vision transformer reads (Dosovitskiy et al., arXiv:2010.11929).
+
+The ResNet is that of BiT (Kolesnikov et al., arXiv:1912.11370) with the activations behind the normalisations: group
+norms, standardised weights, and padding that depends on the actual size of the map ("SAME"), so that every stride-2
+layer maps a length n to ceil(n / 2). Names and numbers are those of timm, which distributes the weights for PyTorch.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Mapping, Sequence
+from itertools import pairwise
+from typing import Any
+
+import torch.nn.functional as F
+from mmengine.registry import MODELS
+from torch import Tensor, nn
+
+from .base import Part
+from .pyramid import Pyramid
+from .vit import PlainViT
+
+CONV_EPS = 1e-8
+NORM_EPS = 1e-5
+NUM_GROUPS = 32
+BOTTLENECK = 4  # output channels of a block, in multiples of its inner ones
+
+
+def pad_same(x: Tensor, kernel_size: int, stride: int, value: float = 0.0) -> Tensor:
+    """Pads ``(B, C, H, W)`` so that a layer without padding returns ``ceil(H / stride)`` by ``ceil(W / stride)``.
+
+    Bottom and right get the odd pixel, as in TensorFlow and JAX. For even lengths a symmetric padding would shift the
+    map by a pixel.
+    """
+    totals = [max((-(-n // stride) - 1) * stride + kernel_size - n, 0) for n in x.shape[2:]]
+    if not any(totals):
+        return x
+    top, left = (total // 2 for total in totals)
+    return F.pad(x, (left, totals[1] - left, top, totals[0] - top), value=value)
+
+
+class StandardizedConv2d(nn.Conv2d):
+    """Convolution without bias, weights standardised per output channel, padding "SAME".
+
+    Args:
+        in_channels: Channels of the input.
+        out_channels: Channels of the output.
+        kernel_size: Side of the kernel, odd.
+        stride: 1 or more.
+        eps: Added to the variance of the weights; 1e-8 is timm's. The original code adds 1e-5 to the standard
+            deviation.
+
+    Shapes:
+        x: ``(B, in_channels, H, W)``; returns ``(B, out_channels, ceil(H / stride), ceil(W / stride))``.
+
+    Source: Qiao et al., arXiv:1903.10520.
+    """
+
+    def __init__(
+        self, in_channels: int, out_channels: int, kernel_size: int, stride: int = 1, eps: float = CONV_EPS
+    ) -> None:
+        padding = kernel_size // 2 if stride == 1 else 0  # with a stride it depends on the input
+        super().__init__(in_channels, out_channels, kernel_size, stride, padding, bias=False)
+        self.eps = eps
+
+    def reset_parameters(self) -> None:
+        nn.init.kaiming_normal_(self.weight, mode="fan_out", nonlinearity="relu")
+
+    def forward(self, input: Tensor) -> Tensor:
+        if self.stride[0] > 1:
+            input = pad_same(input, self.kernel_size[0], self.stride[0])
+        weight = F.layer_norm(self.weight, self.weight.shape[1:], eps=self.eps)  # over (in, kh, kw), biased variance
+        return F.conv2d(input, weight, stride=self.stride, padding=self.padding)
+
+
+def _conv_norm(
+    in_channels: int, out_channels: int, kernel_size: int, stride: int, conv_eps: float, norm_eps: float
+) -> nn.Sequential:
+    conv = StandardizedConv2d(in_channels, out_channels, kernel_size, stride, conv_eps)
+    return nn.Sequential(OrderedDict(conv=conv, norm=nn.GroupNorm(NUM_GROUPS, out_channels, norm_eps)))
+
+
+class Bottleneck(nn.Module):
+    """Residual block 1 x 1, 3 x 3, 1 x 1 with the stride on the 3 x 3 convolution and the last ReLU after the sum.
+
+    The shortcut is a convolution too if ``first``, in the first block of a stage.
+    """
+
+    def __init__(
+        self, in_channels: int, out_channels: int, stride: int, *, first: bool, conv_eps: float, norm_eps: float
+    ) -> None:
+        super().__init__()
+        inner = out_channels // BOTTLENECK
+        self.downsample = _conv_norm(in_channels, out_channels, 1, stride, conv_eps, norm_eps) if first else None
+        self.conv1 = StandardizedConv2d(in_channels, inner, 1, eps=conv_eps)
+        self.norm1 = nn.GroupNorm(NUM_GROUPS, inner, norm_eps)
+        self.conv2 = StandardizedConv2d(inner, inner, 3, stride, conv_eps)
+        self.norm2 = nn.GroupNorm(NUM_GROUPS, inner, norm_eps)
+        self.conv3 = StandardizedConv2d(inner, out_channels, 1, eps=conv_eps)
+        self.norm3 = nn.GroupNorm(NUM_GROUPS, out_channels, norm_eps)
+
+    def forward(self, x: Tensor) -> Tensor:
+        shortcut = x if self.downsample is None else self.downsample(x)
+        x = F.relu(self.norm1(self.conv1(x)), inplace=True)
+        x = F.relu(self.norm2(self.conv2(x)), inplace=True)
+        return F.relu(self.norm3(self.conv3(x)) + shortcut, inplace=True)
+
+
+class ResNet(nn.Module):
+    """Stem of stride 4, then stages of bottlenecks, each after the first halving the resolution.
+
+    Shapes:
+        x: ``(B, 3, H, W)``; returns the list of the stages' outputs, ``(B, channels[s], ceil(H / n), ceil(W / n))``
+        with n = 4, 8, 16, ...
+    """
+
+    def __init__(
+        self, depths: Sequence[int], channels: Sequence[int], stem_channels: int, conv_eps: float, norm_eps: float
+    ) -> None:
+        super().__init__()
+        self.stem = _conv_norm(3, stem_channels, 7, 2, conv_eps, norm_eps)
+        self.stages = nn.ModuleList()
+        widths = pairwise((stem_channels, *channels))
+        for s, (depth, (in_channels, out_channels)) in enumerate(zip(depths, widths, strict=True)):
+            blocks = [
+                Bottleneck(
+                    out_channels if j else in_channels,
+                    out_channels,
+                    stride=2 if s > 0 and j == 0 else 1,
+                    first=j == 0,
+                    conv_eps=conv_eps,
+                    norm_eps=norm_eps,
+                )
+                for j in range(depth)
+            ]
+            self.stages.append(nn.Sequential(OrderedDict(blocks=nn.Sequential(*blocks))))
+
+    def forward(self, x: Tensor) -> list[Tensor]:
+        x = F.relu(self.stem(x), inplace=True)
+        x = F.max_pool2d(pad_same(x, 3, 2, value=float("-inf")), 3, stride=2)
+        maps = []
+        for stage in self.stages:
+            x = stage(x)
+            maps.append(x)
+        return maps
+
+
+class HybridEmbed(nn.Module):
+    """ResNet, then one token per pixel of its last map.
+
+    Shapes:
+        x: ``(B, 3, H, W)``; returns the maps of the ResNet's stages, and the patches ``(B, C, h, w)``.
+    """
+
+    def __init__(self, backbone: ResNet, in_channels: int, embed_dims: int) -> None:
+        super().__init__()
+        self.backbone = backbone
+        self.proj = nn.Conv2d(in_channels, embed_dims, 1)
+
+    def forward(self, x: Tensor) -> tuple[list[Tensor], Tensor]:
+        maps = self.backbone(x)
+        return maps, self.proj(maps[-1])
+
+
+_R26 = dict(stage_depths=(2, 2, 2, 2), stage_channels=(256, 512, 1024, 2048))
+_R50 = dict(stage_depths=(3, 4, 6, 3), stage_channels=(256, 512, 1024, 2048))
+_R50_16 = dict(stage_depths=(3, 4, 9), stage_channels=(256, 512, 1024))  # the fourth stage's blocks are in the third
+HYBRID_ARCHS: dict[str, dict[str, Any]] = {  # parameters with 1000 classes at 224 pixels, in millions
+    "r26-small-32": dict(embed_dims=384, depth=12, num_heads=6, **_R26),  # 36.43
+    "r50-base": dict(embed_dims=768, depth=12, num_heads=12, **_R50_16),  # 98.66
+    "r50-large-32": dict(embed_dims=1024, depth=24, num_heads=16, **_R50),  # 328.99
+}
+
+
+@MODELS.register_module()
+class HybridViT(PlainViT):
+    """ResNet and vision transformer in a row; the maps of both make the pyramid.
+
+    Arguments not named here, and shapes, are those of :class:`PlainViT`. The image is not padded to whole patches:
+    the ResNet takes any size.
+
+    Args:
+        arch: Preset name, or a dict with ``embed_dims``, ``depth``, ``num_heads``, ``mlp_ratio`` (4), ``stage_depths``
+            and ``stage_channels`` (three stages give tokens of stride 16, four of stride 32; channels are multiples of
+            128) and ``stem_channels`` (64, a multiple of 32).
+        pyramid: ``'taps'``: levels where the network has them. With tokens of stride 16 these are the first two stages
+            of the ResNet, a block at three quarters of the depth, and the last one through a learned 3 x 3 convolution
+            of stride 2 (DPT's choice); with tokens of stride 32, the first three stages and the last block.
+            ``'simple'``, a dict or None as in :class:`PlainViT`.
+        taps: Indices of the blocks that ``'taps'`` reads: two at stride 16, one at stride 32.
+        conv_eps: Added to the variance when convolution weights are standardised.
+        norm_eps: Of the group norms. Both defaults are those of timm, for which the published weights are converted.
+
+    ``frozen_stages`` counts the ResNet's stem, its stages, the embedding (projection, tokens and positions), and the
+    blocks.
+
+    Source: Dosovitskiy et al., arXiv:2010.11929, section 3.1; pyramid: Ranftl et al. (DPT), arXiv:2103.13413, section
+    3.1, readout "ignore".
+    """
+
+    archs = HYBRID_ARCHS
+    arch_defaults = dict(mlp_ratio=4, stem_channels=64)
+    default_arch = "r50-base"
+    patch_embed: HybridEmbed
+
+    def __init__(
+        self,
+        arch: str | Mapping[str, Any] | None = None,
+        *,
+        img_size: int | Sequence[int] = 224,
+        pyramid: str | Mapping[str, Any] | None = "taps",
+        taps: Sequence[int] | None = None,
+        window_size: int | None = None,
+        global_blocks: Sequence[int] = (),
+        rel_pos: bool | int = False,
+        conv_eps: float = CONV_EPS,
+        norm_eps: float = NORM_EPS,
+        drop_path_rate: float = 0.0,
+        with_cp: bool = False,
+        out_indices: Sequence[int] | None = None,
+        frozen_stages: int = -1,
+        norm_eval: bool = False,
+        init_cfg: dict | list[dict] | None = None,
+    ) -> None:
+        self.conv_eps, self.norm_eps = conv_eps, norm_eps  # first, since the constructor calls make_patch_embed
+        super().__init__(
+            arch,
+            img_size=img_size,
+            pyramid=pyramid,
+            taps=taps,
+            window_size=window_size,
+            global_blocks=global_blocks,
+            rel_pos=rel_pos,
+            drop_path_rate=drop_path_rate,
+            with_cp=with_cp,
+            out_indices=out_indices,
+            frozen_stages=frozen_stages,
+            norm_eval=norm_eval,
+            init_cfg=init_cfg,
+        )
+
+    def patch_stride(self, settings: Mapping[str, Any]) -> int:
+        depths, channels, stem = (settings[key] for key in ("stage_depths", "stage_channels", "stem_channels"))
+        if len(depths) not in (3, 4) or len(channels) != len(depths) or min(depths) < 1:
+            raise ValueError(
+                f"stage_depths is {depths} and stage_channels {channels}; both must have three entries (tokens of "
+                "stride 16) or four (stride 32), and each stage at least one block"
+            )
+        if stem % NUM_GROUPS or any(width % (NUM_GROUPS * BOTTLENECK) for width in channels):
+            raise ValueError(
+                f"stem_channels is {stem} and stage_channels {channels}; they must be multiples of {NUM_GROUPS} and "
+                f"{NUM_GROUPS * BOTTLENECK}, for {NUM_GROUPS} groups of channels in every norm"
+            )
+        return 2 ** (len(depths) + 1)
+
+    def make_patch_embed(self, settings: Mapping[str, Any]) -> nn.Module:
+        channels = settings["stage_channels"]
+        resnet = ResNet(settings["stage_depths"], channels, settings["stem_channels"], self.conv_eps, self.norm_eps)
+        return HybridEmbed(resnet, channels[-1], self.embed_dims)
+
+    def make_pyramid(
+        self, pyramid: str | Mapping[str, Any] | None, taps: Sequence[int] | None
+    ) -> tuple[Pyramid, tuple[int, ...]]:
+        if pyramid != "taps":
+            return super().make_pyramid(pyramid, taps)
+        width, last = self.embed_dims, self.depth - 1
+        if self.stride == 16:
+            blocks = self._check_taps(taps or (self.depth * 3 // 4 - 1, last), 2)
+            sources, coarsest = (0, 1, -2, -1), nn.Conv2d(width, width, 3, stride=2, padding=1)
+            channels = (*self.arch["stage_channels"][:2], width, width)
+        else:
+            blocks = self._check_taps(taps or (last,), 1)
+            sources, coarsest = (0, 1, 2, -1), nn.Identity()
+            channels = (*self.arch["stage_channels"][:3], width)
+        levels = {f"level{i}": nn.Identity() for i in range(3)} | {"level3": coarsest}
+        return Pyramid(levels, sources, channels, (4, 8, 16, 32), in_stride=self.stride), blocks
+
+    def embed(self, x: Tensor) -> tuple[list[Tensor], Tensor]:
+        maps, patches = self.patch_embed(x)
+        return (maps if max(self.pyramid.sources) >= 0 else []), patches  # else they are free while the blocks run
+
+    def stages(self) -> list[list[Part]]:
+        (_, *tokens), *blocks = super().stages()
+        resnet = self.patch_embed.backbone
+        return [[resnet.stem], *([stage] for stage in resnet.stages), [self.patch_embed.proj, *tokens], *blocks]
+
+    def stage_of(self, source: int) -> int:
+        if source >= 0:
+            return 1 + source
+        return len(self.arch["stage_depths"]) + 1 + super().stage_of(source)

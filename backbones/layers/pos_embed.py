@@ -1,0 +1,58 @@
+"""Tables of absolute positions: one row for each token of a grid, rows of prefix tokens in front."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+def resize_pos_embed(table: Tensor, num_prefix: int, grid: tuple[int, int], new_grid: tuple[int, int]) -> Tensor:
+    """Brings a position table to another grid: bicubic with half-pixel centres, no antialiasing, in float32 or wider.
+
+    The rule by which DeiT, MAE and ViTDet were fine-tuned at other sizes.
+
+    Args:
+        table: ``(1, num_prefix + h * w, C)``.
+        num_prefix: Rows in front that belong to no place; they stay as they are.
+        grid: (h, w), the rows and columns of patches that the table is for.
+        new_grid: (H, W), likewise for the result.
+
+    Returns:
+        ``(1, num_prefix + H * W, C)`` with the dtype of ``table``; ``table`` itself if the grids are equal.
+    """
+    if grid == new_grid:
+        return table
+    places = table[:, num_prefix:].unflatten(1, grid).permute(0, 3, 1, 2)  # (1, C, h, w)
+    places = places.to(torch.promote_types(table.dtype, torch.float32))
+    places = F.interpolate(places, size=new_grid, mode="bicubic", align_corners=False)
+    return torch.cat([table[:, :num_prefix], places.flatten(2).transpose(1, 2).to(table.dtype)], dim=1)
+
+
+def sincos_pos_embed(embed_dims: int, grid: tuple[int, int], num_prefix: int) -> Tensor:
+    """MAE's fixed table: sines and cosines of the column in the first half of the channels, of the row in the second.
+
+    Args:
+        embed_dims: C, a multiple of 4.
+        grid: (h, w), rows and columns of patches.
+        num_prefix: Rows of zeros in front.
+
+    Returns:
+        ``(1, num_prefix + h * w, C)``, float32.
+
+    Raises:
+        ValueError: if C is no multiple of 4.
+
+    Source: He et al., arXiv:2111.06377; the column comes first in the official code.
+    """
+    if embed_dims % 4:
+        raise ValueError(f"embed_dims is {embed_dims}; a sine-cosine table needs a multiple of 4")
+    frequencies = 10000 ** (-torch.arange(embed_dims // 4, dtype=torch.float64) / (embed_dims / 4))
+
+    def code(positions: int) -> Tensor:  # (positions, C / 2)
+        angles = torch.outer(torch.arange(positions, dtype=torch.float64), frequencies)
+        return torch.cat([angles.sin(), angles.cos()], dim=1)
+
+    rows, columns = grid
+    places = torch.cat([code(columns).repeat(rows, 1), code(rows).repeat_interleave(columns, dim=0)], dim=1)
+    return F.pad(places, (0, 0, num_prefix, 0))[None].float()

@@ -1,0 +1,45 @@
+"""Recomputing a block in backward instead of storing what it holds."""
+
+from __future__ import annotations
+
+from contextlib import nullcontext
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.utils.checkpoint import checkpoint
+
+
+def recompute(block: nn.Module, *args: Any) -> Any:
+    """``block(*args)``, of which only ``args`` are kept for backward, where the block runs again.
+
+    The block must draw nothing at random. Batch norms count the batch once: what the second run does to their running
+    statistics is thrown away.
+    """
+    kwargs: dict[str, Any] = dict(use_reentrant=False, preserve_rng_state=False)
+    # The compiler takes no context; it keeps what changes buffers out of the second run by itself.
+    if not torch.compiler.is_compiling():
+        kwargs["context_fn"] = lambda: (nullcontext(), without_statistics(block))
+    return checkpoint(block, *args, **kwargs)
+
+
+class without_statistics:
+    """Context in which batch norms update copies of their buffers, thrown away at its end; can be entered repeatedly.
+
+    Args:
+        module: What holds the batch norms, or is one.
+    """
+
+    def __init__(self, module: nn.Module) -> None:
+        self.norms = [m for m in module.modules() if isinstance(m, _BatchNorm)]
+        self.kept: list[dict[str, Tensor | None]] = []
+
+    def __enter__(self) -> None:
+        self.kept = [dict(norm._buffers) for norm in self.norms]
+        for norm, buffers in zip(self.norms, self.kept, strict=True):
+            norm._buffers.update({name: None if b is None else b.clone() for name, b in buffers.items()})
+
+    def __exit__(self, *exception: object) -> None:
+        for norm, buffers in zip(self.norms, self.kept, strict=True):
+            norm._buffers.update(buffers)

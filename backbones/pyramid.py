@@ -1,0 +1,170 @@
+"""Feature pyramids for transformers that have one resolution: stride 16 in, strides 4, 8, 16, 32 out."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from mmengine.registry import MODELS
+from torch import Tensor, nn
+
+from .layers import LayerNorm2d
+
+MODELS.register_module(module=LayerNorm2d)  # norm_cfg=dict(type="LayerNorm2d") of ViTDet's heads
+
+
+class Pyramid(nn.Module):
+    """Levels side by side, each made from one of the given maps.
+
+    Args:
+        levels: Name and module of each level, finest first. Names are those of published weights.
+        sources: For each level, the index of the map it is made from: negative for a block's output, counted from the
+            last one; otherwise a map that comes before the blocks.
+        channels: Channels of each level.
+        strides: Stride of each level, in input pixels.
+        in_stride: Stride that the blocks' outputs must have.
+    """
+
+    def __init__(
+        self,
+        levels: Mapping[str, nn.Module],
+        sources: Sequence[int],
+        channels: Sequence[int],
+        strides: Sequence[int],
+        in_stride: int = 16,
+    ) -> None:
+        super().__init__()
+        for name, level in levels.items():
+            self.add_module(name, level)
+        self.sources = tuple(sources)
+        self.channels = tuple(channels)
+        self.strides = tuple(strides)
+        self.in_stride = in_stride
+
+    @property
+    def levels(self) -> list[nn.Module]:
+        return list(self.children())
+
+    def levels_for(self, indices: Sequence[int]) -> list[nn.Module]:
+        """The modules that the levels ``indices`` need."""
+        return [self.levels[i] for i in indices]
+
+    def forward(self, maps: Sequence[Any], indices: Sequence[int]) -> Sequence[Tensor]:
+        """Makes the levels ``indices`` from maps ``(B, C, h, w)``; maps no such level is made from may be anything."""
+        return [self.levels[i](maps[self.sources[i]]) for i in indices]
+
+
+def tap_pyramid(width: int) -> Pyramid:
+    """Four block outputs brought to four strides, finest from the earliest: BEiT's and MAE's segmentation models.
+
+    Source: Bao et al., BEiT, arXiv:2106.08254, appendix; batch norm as there.
+    """
+    levels = {
+        "fpn1": nn.Sequential(_double(width, width), nn.BatchNorm2d(width), nn.GELU(), _double(width, width)),
+        "fpn2": nn.Sequential(_double(width, width)),
+        "fpn3": nn.Identity(),
+        "fpn4": _half(),
+    }
+    return Pyramid(levels, sources=(-4, -3, -2, -1), channels=[width] * 4, strides=(4, 8, 16, 32))
+
+
+@MODELS.register_module()
+class SimpleFeaturePyramid(Pyramid):
+    """ViTDet's pyramid: every level from the same stride-16 map, no top-down path.
+
+    Serves as the ``pyramid`` of a backbone, and as a neck behind any backbone whose last map has stride 16.
+
+    Args:
+        in_channels: Channels of the stride-16 map, divisible by 4.
+        out_channels: Channels of every level.
+        num_outs: 4, or 5 with a level of stride 64: every second pixel of the fourth.
+
+    Shapes:
+        maps: ``(B, in_channels, h, w)``, or a sequence whose last entry is that.
+        returns: ``num_outs`` maps (tuple), ``(B, out_channels, 4h, 4w)``, ``2h``, ``h``, ``ceil(h / 2)``
+        [, ``ceil(h / 4)``].
+
+    Raises:
+        ValueError: for other numbers of levels or channels.
+
+    Source: Li et al., "Exploring Plain Vision Transformer Backbones for Object Detection", arXiv:2203.16527, section 3.
+    """
+
+    def __init__(self, in_channels: int, out_channels: int = 256, num_outs: int = 4) -> None:
+        if num_outs not in (4, 5):
+            raise ValueError(f"num_outs is {num_outs}; SimpleFeaturePyramid has 4 levels, or 5 with stride 64")
+        if in_channels % 4 or min(in_channels, out_channels) < 1:
+            raise ValueError(
+                f"in_channels is {in_channels} and out_channels {out_channels}; both must be positive and in_channels "
+                "a multiple of 4 (the finest level halves the channels twice)"
+            )
+        half, quarter = in_channels // 2, in_channels // 4
+        layers: list[tuple[list[nn.Module], int]] = [
+            ([_double(in_channels, half), LayerNorm2d(half), nn.GELU(), _double(half, quarter)], quarter),
+            ([_double(in_channels, half)], half),
+            ([], in_channels),
+            ([_half()], in_channels),
+        ]
+        levels: dict[str, nn.Module] = {
+            f"simfp_{i}": nn.Sequential(*own, ConvNorm(width, out_channels, 1), ConvNorm(out_channels, out_channels, 3))
+            for i, (own, width) in enumerate(layers, start=2)
+        }
+        strides = (4, 8, 16, 32, 64)[:num_outs]
+        super().__init__(levels, [-1] * num_outs, [out_channels] * num_outs, strides)
+
+    def levels_for(self, indices: Sequence[int]) -> list[nn.Module]:
+        return super().levels_for([min(i, 3) for i in indices])  # stride 64 is made from stride 32
+
+    def forward(self, maps: Tensor | Sequence[Any], indices: Sequence[int] | None = None) -> Sequence[Tensor]:
+        if isinstance(maps, Tensor):
+            maps = [maps]
+        indices = range(len(self.strides)) if indices is None else indices
+        own = sorted({min(i, 3) for i in indices})
+        feats = dict(zip(own, super().forward(maps, own), strict=True))
+        return tuple(F.max_pool2d(feats[3], 1, stride=2) if i == 4 else feats[i] for i in indices)
+
+
+class ConvNorm(nn.Conv2d):
+    """Convolution without bias, size kept, followed by a layer norm over channels (keys as in detectron2)."""
+
+    def __init__(self, in_channels: int, out_channels: int, kernel_size: int) -> None:
+        super().__init__(in_channels, out_channels, kernel_size, padding=kernel_size // 2, bias=False)
+        self.norm = LayerNorm2d(out_channels)
+
+    def forward(self, input: Tensor) -> Tensor:
+        return self.norm(super().forward(input))
+
+
+def _double(in_channels: int, out_channels: int) -> nn.Module:
+    return nn.ConvTranspose2d(in_channels, out_channels, kernel_size=2, stride=2)
+
+
+def _half() -> nn.Module:
+    return nn.MaxPool2d(kernel_size=2, stride=2, ceil_mode=True)  # ceil, so that odd grids keep their last row
+
+
+def to_stride(x: Tensor, stride: int, wanted: int, size: tuple[int, int]) -> Tensor:
+    """Resamples a map to another stride, bilinearly, every value staying where it lies in the image.
+
+    Args:
+        x: ``(B, C, h, w)``, whose first value is the centre of the image's first ``stride`` x ``stride`` pixels.
+        stride: Of ``x``, in input pixels.
+        wanted: Stride of the result.
+        size: (height, width) of the image, in pixels.
+
+    Returns:
+        ``(B, C, ceil(height / wanted), ceil(width / wanted))``.
+    """
+    if stride == wanted:
+        return x
+    ys, xs = (
+        # centres of the new cells, in [-1, 1] over the extent of the old ones
+        (2 * torch.arange(-(-pixels // wanted), device=x.device, dtype=torch.float32) + 1) * wanted / (cells * stride)
+        - 1
+        for pixels, cells in zip(size, x.shape[2:], strict=True)
+    )
+    places = torch.stack(torch.meshgrid(xs, ys, indexing="xy"), dim=-1).to(x.dtype)
+    places = places.expand(x.shape[0], -1, -1, -1)
+    return F.grid_sample(x, places, mode="bilinear", padding_mode="border", align_corners=False)

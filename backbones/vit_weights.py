@@ -1,0 +1,169 @@
+"""Fits published weights of plain vision transformers: their names, tokens and tables of positions."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from .layers.pos_embed import resize_pos_embed
+from .weights import CheckpointError
+
+if TYPE_CHECKING:
+    from .vit import PlainViT
+
+TOKENS = ("cls_token", "dist_token")
+Grid = tuple[int, int]
+
+
+def published_vit_name(name: str) -> str:
+    """The name that :class:`PlainViT` has for a key of detectron2 (ViTDet), BEiT's segmentor or timm."""
+    name = name.removeprefix("net.")
+    if re.match(r"simfp_\d\.|fpn[1-4]\.", name):
+        return f"pyramid.{name}"
+    return re.sub(r"\.ls([12])\.gamma$", r".gamma_\1", name)
+
+
+def adapt_vit_weights(backbone: PlainViT, weights: dict[str, Tensor]) -> list[str]:
+    """Makes published weights, already under the backbone's names, fit its tokens and its grid of positions, in place.
+
+    What else the file has and the model lacks, and would be a different function, is an error that says with which
+    arguments the model has it.
+
+    Args:
+        backbone: Receives the weights.
+        weights: Names and tensors.
+
+    Returns:
+        What was changed, one sentence each.
+
+    Raises:
+        CheckpointError: for other patches, LayerScale or relative positions that the model lacks, relative positions of
+            other length, other prefix tokens, and a position table of no known grid.
+    """
+    own = backbone.state_dict()
+    _check_patches(f"{backbone.stem_name}.proj.weight", weights, own, backbone.stride)
+    _check_layer_scale(weights, own)
+    _check_rel_pos(weights, own, backbone.stride)
+    return _fit_tokens(backbone, weights)
+
+
+def _check_patches(name: str, weights: Mapping[str, Tensor], own: Mapping[str, Tensor], stride: int) -> None:
+    if name in weights:
+        (_, channels, *theirs), (_, own_channels, *ours) = weights[name].shape, own[name].shape
+        if channels == own_channels and theirs != ours:
+            raise CheckpointError(
+                f"{name} has a kernel of {_by(theirs)} in the file and of {_by(ours)} in the model; "
+                f"choose an arch with patch_size={theirs[0] * stride // ours[0]}"  # convolutions may come before
+            )
+
+
+def _check_layer_scale(weights: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> None:
+    if "blocks.0.gamma_1" in weights and "blocks.0.gamma_1" not in own:
+        raise CheckpointError(
+            "the file has LayerScale (blocks.0.gamma_1) and the model has none; pass layer_scale_init_value=1e-6"
+        )
+
+
+def _check_rel_pos(weights: Mapping[str, Tensor], own: Mapping[str, Tensor], stride: int) -> None:
+    theirs, ours = _rel_pos_grids(weights), _rel_pos_grids(own)
+    if not any(ours.get(block) != grid for block, grid in theirs.items()):
+        return
+
+    def described(grids: dict[int, Grid]) -> str:
+        blocks = {grid: [str(block) for block in grids if grids[block] == grid] for grid in grids.values()}
+        return "; ".join(f"{_by(grid)} in blocks {', '.join(blocks[grid])}" for grid in blocks) or "none"
+
+    largest = max(theirs.values())
+    arguments = f"rel_pos={_pixels(largest, stride)}"
+    if (window := min(theirs.values())) != largest:
+        in_all = tuple(block for block, grid in theirs.items() if grid == largest)
+        arguments = f"window_size={window[0]}, global_blocks={in_all}, {arguments}"
+    raise CheckpointError(
+        f"relative positions (rel_pos_h, rel_pos_w): the file has tables for {described(theirs)}; "
+        f"the model for {described(ours)}. Pass {arguments}"
+    )
+
+
+def _rel_pos_grids(weights: Mapping[str, Tensor]) -> dict[int, Grid]:
+    """Block and grid of each pair of tables; n places have 2 n - 1 distances."""
+    grids = {}
+    for name, table_h in weights.items():
+        if match := re.fullmatch(r"blocks\.(\d+)\.attn\.rel_pos_h", name):
+            table_w = weights[name.replace("rel_pos_h", "rel_pos_w")]
+            grids[int(match[1])] = ((len(table_h) + 1) // 2, (len(table_w) + 1) // 2)
+    return grids
+
+
+def _fit_tokens(backbone: PlainViT, weights: dict[str, Tensor]) -> list[str]:
+    """Fits the prefix tokens and the position table.
+
+    The table of a file whose network adds positions before it puts the class token in front (DeiT-III, big_vision) has
+    no row for that token; a row of zeros makes the sum the same.
+    """
+    if "pos_embed" not in weights:
+        return []
+    ours, grid, table, notes = backbone.token_names, backbone.pos_grid, weights["pos_embed"], []
+    # CaiT's class token enters behind the blocks
+    theirs = tuple(name for name in TOKENS if name in weights and not name.startswith(backbone.classifier_keys))
+    rows, table_grid = _layout(table.shape[1], len(theirs), grid)
+
+    if not ours and (rows or theirs):
+        for name in theirs:
+            del weights[name]
+        dropped = [*theirs, *([f"{rows} of {table.shape[1]} rows of pos_embed"] if rows else [])]
+        notes.append(f"this model has no prefix tokens: {', '.join(dropped)} dropped")
+        table = table[:, rows:]
+    elif theirs not in ((), ours) or rows not in (0, len(ours)):
+        raise CheckpointError(
+            f"the file has {rows} rows of positions for prefix tokens ({', '.join(theirs) or 'none there'}) and "
+            f"{type(backbone).__name__} has {len(ours)} ({', '.join(ours)}); files with a dist_token belong to DeiT, "
+            "files with a cls_token alone to PlainViT"
+        )
+    elif rows < len(ours):
+        table = torch.cat([table.new_zeros(1, len(ours), table.shape[2]), table], dim=1)
+        notes.append(f"pos_embed got rows of zeros in front, for {', '.join(ours)}")
+    if table_grid != grid:
+        table = resize_pos_embed(table, len(ours), table_grid, grid)
+        notes.append(
+            f"pos_embed was resized from {_by(table_grid)} to {_by(grid)}; "
+            f"img_size={_pixels(table_grid, backbone.stride)} keeps it as it is"
+        )
+    elif grid[0] != grid[1] and (square := _square(grid[0] * grid[1])):
+        notes.append(
+            f"pos_embed was taken for {_by(grid)}; if it is for {_by(square)}, "
+            f"pass img_size={_pixels(square, backbone.stride)}"
+        )
+    weights["pos_embed"] = table
+    return notes
+
+
+def _layout(rows: int, num_tokens: int, grid: Grid) -> tuple[int, Grid]:
+    """How many of a table's rows belong to prefix tokens, and the grid of the others."""
+    for prefix in (num_tokens, 0, 1, 2):
+        places = rows - prefix
+        if places == grid[0] * grid[1]:
+            return prefix, grid
+        if square := _square(places):
+            return prefix, square
+    raise CheckpointError(
+        f"pos_embed: a table of {rows} rows cannot be factored into a square grid and rows of prefix tokens; "
+        "for a file trained on images that are not square, pass their img_size=(H, W)"
+    )
+
+
+def _square(places: int) -> Grid | None:
+    side = math.isqrt(max(places, 0))
+    return (side, side) if side and side * side == places else None
+
+
+def _pixels(grid: Grid, stride: int) -> int | Grid:
+    return grid[0] * stride if grid[0] == grid[1] else (grid[0] * stride, grid[1] * stride)
+
+
+def _by(sides: tuple[int, ...] | list[int]) -> str:
+    return " x ".join(map(str, sides))
