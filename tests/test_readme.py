@@ -33,6 +33,18 @@ def test_the_lines_for_a_config_build_a_model_that_trains(config):
     assert rates["bbox_head.retina_cls.weight"] == pytest.approx(2e-4)
 
 
+def test_the_vitdet_backbone_is_that_of_the_config(config):
+    from mmengine.registry import MODELS
+
+    recipe = Config.fromfile(ROOT / "configs" / "vit_maskrcnn_coco.py").model.backbone
+    shown = dict(config.vitdet)
+    assert shown.pop("type") == f"backbones.{recipe.type}"
+    del shown["init_cfg"]
+    assert {key: recipe[key] for key in shown} == shown
+    with torch.device("meta"):
+        MODELS.build({**config.vitdet, "init_cfg": None})
+
+
 def test_every_file_that_readme_names_exists():
     text = (ROOT / "README.md").read_text()
     paths = set(re.findall(r"(?:tools|configs|docs|tests)/[\w./-]+\.(?:py|sh|md|png|jpg)", text))
@@ -42,6 +54,7 @@ def test_every_file_that_readme_names_exists():
 
 def test_the_table_of_configs_is_complete():
     text = (ROOT / "README.md").read_text()
-    assert sorted(re.findall(r"^\| `(revcol[\w-]*\.py)`", text, flags=re.MULTILINE)) == sorted(
+    rows = [line for line in text.splitlines() if re.match(r"\| `[\w-]+\.py`", line)]
+    assert sorted(name for row in rows for name in re.findall(r"`([\w-]+\.py)`", row)) == sorted(
         file.name for file in (ROOT / "configs").glob("*.py")
     )

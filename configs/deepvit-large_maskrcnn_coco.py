@@ -1,0 +1,10 @@
+"""Mask R-CNN, DeepViT-L, COCO 2017, ViTDet's recipe.
+
+Run:    python tools/train.py configs/deepvit-large_maskrcnn_coco.py   (weights: see the small one)
+Result: not yet run here. Published: none for detection.
+"""
+
+_base_ = "./deepvit_maskrcnn_coco.py"
+
+model = dict(backbone=dict(arch="l", global_blocks=(4, 9, 14, 19)))  # blocks 20 to 31 re-attend
+optim_wrapper = dict(paramwise_cfg=dict(layer_decay_rate=0.9))  # ViTDet's with 32 blocks
