@@ -265,11 +265,11 @@ class HybridViT(PlainViT):
             return super().make_pyramid(pyramid, taps)
         width, last = self.embed_dims, self.depth - 1
         if self.stride == 16:
-            blocks = self._check_taps(taps or (self.depth * 3 // 4 - 1, last), 2)
+            blocks = self._check_taps((self.depth * 3 // 4 - 1, last) if taps is None else taps, 2)
             sources, coarsest = (0, 1, -2, -1), nn.Conv2d(width, width, 3, stride=2, padding=1)
             channels = (*self.arch["stage_channels"][:2], width, width)
         else:
-            blocks = self._check_taps(taps or (last,), 1)
+            blocks = self._check_taps((last,) if taps is None else taps, 1)
             sources, coarsest = (0, 1, 2, -1), nn.Identity()
             channels = (*self.arch["stage_channels"][:3], width)
         levels = {f"level{i}": nn.Identity() for i in range(3)} | {"level3": coarsest}

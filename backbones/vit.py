@@ -253,9 +253,9 @@ class PlainViT(DenseBackbone):
         """The pyramid, and the blocks whose outputs it is given."""
         last = self.depth - 1
         if pyramid == "taps":
-            return tap_pyramid(self.embed_dims), self._check_taps(taps or self._quarters(), 4)
+            return tap_pyramid(self.embed_dims), self._check_taps(self._quarters() if taps is None else taps, 4)
         if pyramid is None:
-            blocks = self._check_taps(taps or (last,))
+            blocks = self._check_taps((last,) if taps is None else taps)
             n = len(blocks)
             levels = {f"level{i}": nn.Identity() for i in range(n)}
             return Pyramid(
@@ -265,13 +265,14 @@ class PlainViT(DenseBackbone):
             raise ValueError(
                 f"taps is {taps}, but pyramid={pyramid!r} reads the last block; pass pyramid='taps' or None"
             )
+        wanted = "'simple', 'taps', None, or a dict such as dict(type='SimpleFeaturePyramid', out_channels=256)"
         cfg = dict(type="SimpleFeaturePyramid") if pyramid == "simple" else pyramid
-        if not isinstance(cfg, Mapping):
-            raise ValueError(
-                f"pyramid is {pyramid!r}; it must be 'simple', 'taps', None, or a dict such as "
-                "dict(type='SimpleFeaturePyramid', out_channels=256)"
-            )
-        return MODELS.build({"in_channels": self.embed_dims, **cfg}), (last,)
+        if not isinstance(cfg, Mapping) or "type" not in cfg:
+            raise ValueError(f"pyramid is {pyramid!r}; it must be {wanted}")
+        module = MODELS.build({"in_channels": self.embed_dims, **cfg})
+        if not isinstance(module, Pyramid):
+            raise ValueError(f"pyramid is a {type(module).__name__}, which is a neck; it must be {wanted}")
+        return module, (last,)
 
     def drop_path_rates(self) -> list[float]:
         """Chance of dropping a branch, for each block: rising linearly from 0."""
@@ -409,7 +410,7 @@ class PlainViT(DenseBackbone):
 
     def _check_taps(self, taps: Sequence[int], count: int | None = None) -> tuple[int, ...]:
         blocks = self._check_blocks(taps, "taps")
-        if list(blocks) != sorted(set(blocks)) or (count is not None and len(blocks) != count):
+        if not blocks or list(blocks) != sorted(set(blocks)) or (count is not None and len(blocks) != count):
             wanted = f"{count} increasing" if count else "increasing"
             raise ValueError(f"taps is {taps}; this pyramid takes {wanted} indices of blocks")
         return blocks
