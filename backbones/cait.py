@@ -15,6 +15,7 @@ from mmengine.registry import MODELS
 from torch import Tensor, nn
 
 from .layers import Attention, Linear, Mlp, talking_heads
+from .layers.attention import Bias, fold_bias
 from .vit import NORM_EPS, Block, PlainViT
 
 
@@ -30,7 +31,8 @@ class TalkingHeadAttention(Attention):
         self.proj_l = nn.Linear(num_heads, num_heads)
         self.proj_w = nn.Linear(num_heads, num_heads)
 
-    def attend(self, q: Tensor, k: Tensor, v: Tensor, scale: float) -> Tensor:
+    def attend(self, q: Tensor, k: Tensor, v: Tensor, scale: float, bias: Bias | None = None) -> Tensor:
+        q, k = fold_bias(q, k, scale, bias)
         return talking_heads(q, k, v, scale, self.proj_l.weight, self.proj_l.bias, self.proj_w.weight, self.proj_w.bias)
 
 

@@ -17,6 +17,7 @@ from mmengine.registry import MODELS
 from torch import Tensor, nn
 
 from .layers import Attention, Mlp
+from .layers.attention import Bias
 from .vit import NORM_EPS, Block, PlainViT
 
 STEM_CHANNELS = 64
@@ -91,8 +92,8 @@ class CeiTBlock(Block):
 class _LastLayerAttention(Attention):
     """Only the last token asks: ``(B, L, C)`` to ``(B, 1, C)``."""
 
-    def attend(self, q: Tensor, k: Tensor, v: Tensor, scale: float) -> Tensor:
-        return super().attend(q[:, :, -1:], k, v, scale)
+    def attend(self, q: Tensor, k: Tensor, v: Tensor, scale: float, bias: Bias | None = None) -> Tensor:
+        return super().attend(q[:, :, -1:], k, v, scale, bias)
 
 
 class _LastLayerBlock(nn.Module):

@@ -10,6 +10,7 @@ from mmengine.registry import MODELS
 from torch import Tensor, nn
 
 from .layers import Attention, re_attention
+from .layers.attention import Bias, fold_bias
 from .vit import NORM_EPS, Block, PatchEmbed, PlainViT
 
 
@@ -34,10 +35,11 @@ class ReAttention(Attention):
         self.reatten_matrix = nn.Conv2d(num_heads, num_heads, 1)
         self.var_norm = nn.BatchNorm2d(num_heads)
 
-    def attend(self, q: Tensor, k: Tensor, v: Tensor, scale: float) -> Tensor:
+    def attend(self, q: Tensor, k: Tensor, v: Tensor, scale: float, bias: Bias | None = None) -> Tensor:
+        q, k = fold_bias(q, k, scale, bias)
         matrix = self.reatten_matrix
-        bias: Any = matrix.bias
-        return re_attention(q, k, v, scale, matrix.weight, bias, self.var_norm, self.map_scale)
+        matrix_bias: Any = matrix.bias
+        return re_attention(q, k, v, scale, matrix.weight, matrix_bias, self.var_norm, self.map_scale)
 
 
 class ConvPatchEmbed(nn.Module):

@@ -10,6 +10,7 @@ from torch import nn
 
 from backbones import DeiT, PlainViT
 from backbones.layers import Attention, window_partition, window_unpartition
+from backbones.layers import attention as attention_module
 from backbones.layers.pos_embed import resize_pos_embed
 from backbones.vit import VIT_ARCHS
 
@@ -167,8 +168,13 @@ def plain_attention(attention: Attention, x, grid):
     return attention.proj((scores.softmax(-1) @ v).transpose(1, 2).flatten(2))
 
 
-@pytest.mark.parametrize("rel_pos", [False, True])
-def test_attention_is_its_formula_with_all_gradients(rel_pos):
+@pytest.mark.parametrize(
+    ("rel_pos", "chunk_bytes"),
+    [(False, 0), (True, 10**6), (True, 4 * 3 * 15 * 8)],
+    ids=["plain", "longer queries", "four rows at a time"],
+)
+def test_attention_is_its_formula_with_all_gradients(rel_pos, chunk_bytes, monkeypatch):
+    monkeypatch.setattr(attention_module, "CHUNK_BYTES", chunk_bytes)
     grid = (3, 5)
     attention = Attention(24, 3, grid if rel_pos else None).double()
     for p in attention.parameters():
@@ -197,8 +203,10 @@ def test_relative_tables_are_interpolated_for_other_grids():
     torch.testing.assert_close(attention(x, (6, 3)), other(x, (6, 3)))
 
 
-def test_attention_never_holds_a_map_of_all_pairs():
-    """The fused kernel keeps tokens only: nothing of N x N values is saved for backward, relative positions or not."""
+@pytest.mark.parametrize("chunk_bytes", [10**9, 2 * 576 * 4 * 100], ids=["fused", "by rows"])
+def test_attention_never_holds_a_map_of_all_pairs(chunk_bytes, monkeypatch):
+    """Tokens are all that is kept: nothing of N x N values is saved for backward."""
+    monkeypatch.setattr(attention_module, "CHUNK_BYTES", chunk_bytes)
     grid, n = (24, 24), 576
     attention = Attention(16, 2, grid)
     sizes = []

@@ -5,8 +5,12 @@ from __future__ import annotations
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from .linear import Linear
+
+CHUNK_BYTES = 24 * 2**20  # scores of all heads that are held at a time on a CPU, where there is a bias
+Bias = tuple[Tensor, Tensor]  # (B, h, N, rows) and (B, h, N, columns)
 
 
 class Attention(nn.Module):
@@ -37,48 +41,88 @@ class Attention(nn.Module):
     def forward(self, x: Tensor, grid: tuple[int, int]) -> Tensor:
         qkv = self.qkv(x).unflatten(2, (3, self.num_heads, -1))  # (B, N, 3, h, d)
         q, k, v = qkv.permute(2, 0, 3, 1, 4).unbind()  # (B, h, N, d)
-        scale = q.shape[-1] ** -0.5
-        if self.has_rel_pos:
-            q, k = fold_relative_positions(q, k, scale, self.rel_pos_h, self.rel_pos_w, grid)
-        x = self.attend(q, k, v, scale)
+        bias = relative_bias(q, self.rel_pos_h, self.rel_pos_w, grid) if self.has_rel_pos else None
+        x = self.attend(q, k, v, q.shape[-1] ** -0.5, bias)
         return self.proj(x.transpose(1, 2).flatten(2))
 
-    def attend(self, q: Tensor, k: Tensor, v: Tensor, scale: float) -> Tensor:
-        """``softmax(scale * q k^T) v``: ``(B, h, N, D)`` twice and ``(B, h, N, d)`` to ``(B, h, N, d)``, D >= d."""
-        d = v.shape[-1]
+    def attend(self, q: Tensor, k: Tensor, v: Tensor, scale: float, bias: Bias | None = None) -> Tensor:
+        """``softmax(scale * q k^T + bias) v``, each ``(B, h, N, d)``; ``bias`` as from :func:`relative_bias`."""
+        if bias is None:
+            return F.scaled_dot_product_attention(q, k, v, scale=scale)
+        heads, n, d = v.shape[1:]
+        rows = CHUNK_BYTES // (heads * n * v.element_size())
+        if q.is_cpu and rows < n and not torch.compiler.is_compiling():
+            return _attend_by_rows(q, k, v, scale, bias, max(rows, 1))
+        q, k = fold_bias(q, k, scale, bias)
         # Fused kernels want one width for all three.
         return F.scaled_dot_product_attention(q, k, F.pad(v, (0, q.shape[-1] - d)), scale=scale)[..., :d]
 
 
-def fold_relative_positions(
-    q: Tensor, k: Tensor, scale: float, table_h: Tensor, table_w: Tensor, grid: tuple[int, int]
-) -> tuple[Tensor, Tensor]:
-    """Makes queries and keys longer, so that their product contains the bias of decomposed relative positions.
+def relative_bias(q: Tensor, table_h: Tensor, table_w: Tensor, grid: tuple[int, int]) -> Bias:
+    """Decomposed relative positions: what a query adds to its score with a key, by the key's row and by its column.
 
-    The bias ``q . R_h[row_q - row_k] + q . R_w[column_q - column_k]`` depends on a key through its row and its column
-    only. So the query carries its products with the tables, one for each row and each column, and the key carries a
-    one-hot row and a one-hot column that pick the two out: no N x N tensor is needed, and fused attention applies.
+    The bias of a pair is ``q . R_h[row_q - row_k] + q . R_w[column_q - column_k]`` and needs no N x N tensor.
 
     Args:
         q: ``(B, h, N, d)`` with N = rows * columns.
-        k: ``(B, h, N, d)``.
-        scale: What the caller multiplies the products with; the bias is divided by it beforehand.
         table_h: ``(2 * size - 1, d)``; interpolated linearly for other numbers of rows than ``size``.
         table_w: Likewise for columns.
         grid: (rows, columns).
 
     Returns:
-        q and k of shape ``(B, h, N, d + rows + columns)``.
+        ``(B, h, N, rows)`` and ``(B, h, N, columns)``.
     """
     rows, columns = grid
-    by_row = q.unflatten(2, grid)  # (B, h, rows, columns, d)
-    bias_h = torch.einsum("bhrcd,rkd->bhrck", by_row, _relative(table_h, rows).to(q.dtype))
-    bias_w = torch.einsum("bhrcd,ckd->bhrck", by_row, _relative(table_w, columns).to(q.dtype))
+    by_place = q.unflatten(2, grid)  # (B, h, rows, columns, d)
+    bias_h = torch.einsum("bhrcd,rkd->bhrck", by_place, _relative(table_h, rows).to(q.dtype))
+    bias_w = torch.einsum("bhrcd,ckd->bhrck", by_place, _relative(table_w, columns).to(q.dtype))
+    return bias_h.flatten(2, 3), bias_w.flatten(2, 3)
+
+
+def fold_bias(q: Tensor, k: Tensor, scale: float, bias: Bias | None) -> tuple[Tensor, Tensor]:
+    """Makes queries and keys longer, so that their product contains the bias and fused attention applies.
+
+    The query carries its bias for each row and each column, the key a one-hot row and a one-hot column that pick the
+    two out.
+
+    Args:
+        q: ``(B, h, N, d)``.
+        k: ``(B, h, N, d)``.
+        scale: What the caller multiplies the products with; the bias is divided by it beforehand.
+        bias: As from :func:`relative_bias`; None returns q and k as they are.
+
+    Returns:
+        q and k of shape ``(B, h, N, d + rows + columns)``.
+    """
+    if bias is None:
+        return q, k
+    rows, columns = (b.shape[-1] for b in bias)
     row = torch.eye(rows, dtype=k.dtype, device=k.device).repeat_interleave(columns, 0)  # (N, rows)
     column = torch.eye(columns, dtype=k.dtype, device=k.device).repeat(rows, 1)  # (N, columns)
-    bias = torch.cat([bias_h, bias_w], dim=-1).flatten(2, 3) / scale
     picks = torch.cat([row, column], dim=-1).expand(*k.shape[:2], -1, -1)
-    return torch.cat([q, bias.to(q.dtype)], dim=-1), torch.cat([k, picks], dim=-1)
+    return torch.cat([q, *(b.to(q.dtype) / scale for b in bias)], dim=-1), torch.cat([k, picks], dim=-1)
+
+
+def _attend_by_rows(q: Tensor, k: Tensor, v: Tensor, scale: float, bias: Bias, rows: int) -> Tensor:
+    """Attention of some query rows at a time, computed again in backward.
+
+    On a CPU faster than the fused kernel, whose backward works on all of the longer width five times.
+    """
+    k, v = k.contiguous(), v.contiguous()
+    chunks = zip(*(x.split(rows, dim=2) for x in (q, *bias)), strict=True)
+    if torch.is_grad_enabled():
+        outputs = [
+            checkpoint(_attend, *chunk, k, v, scale, use_reentrant=False, preserve_rng_state=False) for chunk in chunks
+        ]
+    else:
+        outputs = [_attend(*chunk, k, v, scale) for chunk in chunks]
+    return torch.cat(outputs, dim=2)
+
+
+def _attend(q: Tensor, bias_h: Tensor, bias_w: Tensor, k: Tensor, v: Tensor, scale: float) -> Tensor:
+    scores = (q * scale) @ k.mT  # (B, h, rows, N)
+    scores.unflatten(3, (bias_h.shape[3], bias_w.shape[3])).add_(bias_h[..., :, None]).add_(bias_w[..., None, :])
+    return scores.softmax(-1) @ v
 
 
 def _relative(table: Tensor, size: int) -> Tensor:

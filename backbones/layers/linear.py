@@ -8,7 +8,7 @@ from torch import Tensor, nn
 def linear(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     """``F.linear``; on a CPU computed as a 1 x 1 convolution over the same memory.
 
-    PyTorch multiplies matrices with MKL, which on other makers' processors leaves half of their speed unused, but
+    PyTorch multiplies matrices with MKL, which leaves up to half of the speed of other makers' processors unused, but
     convolves with oneDNN, which does not (``docs/BENCHMARKS.md``). oneDNN has no float64, and ``torch.compile`` fuses
     linear layers better than convolutions.
 
@@ -17,7 +17,9 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     """
     if not x.is_cpu or x.dtype == torch.float64 or torch.compiler.is_compiling():
         return F.linear(x, weight, bias)
-    pixels = x.reshape(1, -1, 1, x.shape[-1]).permute(0, 3, 1, 2)  # (1, C, N, 1), channels last in memory
+    # (1, C, 1, N), channels last in memory. Along the width: along the height, oneDNN's backward takes more than twice
+    # as long for the odd numbers of tokens that a class token makes.
+    pixels = x.reshape(1, 1, -1, x.shape[-1]).permute(0, 3, 1, 2)
     y = F.conv2d(pixels, weight[:, :, None, None], bias)
     return y.permute(0, 2, 3, 1).reshape(*x.shape[:-1], weight.shape[0])
 

@@ -11,6 +11,7 @@ of unrolling it.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -165,7 +166,7 @@ def _mixed_attention_backward(
     q: Tensor, k: Tensor, v: Tensor, scale: float, pre: Tensor | None, post: Tensor, shift: Tensor, grad: Tensor
 ) -> list[Tensor]:
     """Gradients of q, k, v, post, shift and, if there is one, pre."""
-    dq, dk, dv = _empty_like_q(q), _zeros_transposed(k), _zeros_transposed(v)
+    dq, dk, dv = _empty_contiguous(q), _zeros_transposed(k), _zeros_transposed(v)
     dpost = torch.zeros_like(post)
     dpre = None if pre is None else torch.zeros_like(pre)
     dshift = (grad.sum(2, dtype=shift.dtype) * v.sum(2, dtype=shift.dtype)).sum((0, 2))
@@ -199,7 +200,7 @@ def _head_covariance(q: Tensor, k: Tensor, scale: float) -> Tensor:
 def _head_covariance_backward(q: Tensor, k: Tensor, scale: float, grad: Tensor) -> list[Tensor]:
     """Gradients of q and k."""
     batch, h, n, _ = q.shape
-    dq, dk = _empty_like_q(q), _zeros_transposed(k)
+    dq, dk = _empty_contiguous(q), _zeros_transposed(k)
     weight = (grad + grad.mT) / (batch * n * n)
     for at, queries, keys, (x, maps, y) in _softmax_maps(q, k, scale, None, 3, _wide(q.dtype)):
         # The mean that forward subtracts is constant along a row, and falls out of the softmax's gradient.
@@ -219,7 +220,7 @@ def _(
     q: Tensor, k: Tensor, v: Tensor, scale: float, pre: Tensor | None, post: Tensor, shift: Tensor, grad: Tensor
 ) -> list[Tensor]:
     small = [torch.empty_like(weight) for weight in (post, shift, pre) if weight is not None]
-    return [_empty_like_q(q), _zeros_transposed(k).mT.to(k.dtype), _zeros_transposed(v).mT.to(v.dtype), *small]
+    return [_empty_contiguous(q), _zeros_transposed(k).mT.to(k.dtype), _zeros_transposed(v).mT.to(v.dtype), *small]
 
 
 @_head_covariance.register_fake
@@ -229,7 +230,7 @@ def _(q: Tensor, *_: Any) -> Tensor:
 
 @_head_covariance_backward.register_fake
 def _(q: Tensor, k: Tensor, *_: Any) -> list[Tensor]:
-    return [_empty_like_q(q), _zeros_transposed(k).mT.to(k.dtype)]
+    return [_empty_contiguous(q), _zeros_transposed(k).mT.to(k.dtype)]
 
 
 def _keep_for_mixed_attention(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
@@ -281,7 +282,7 @@ def _softmax_maps(
             at = (slice(b, b + samples), slice(None), slice(r, r + rows))
             queries = q[at].flatten(0, 1).to(dtype)
             shape = (*queries.shape[:2], n)
-            maps = tuple(m[: shape[0] * shape[1] * n].view(shape) for m in memory)
+            maps = tuple(m[: math.prod(shape)].view(shape) for m in memory)
             scores = maps[0].baddbmm_(queries, keys.mT, beta=0, alpha=scale)
             torch.softmax(scores if pre is None else _mix(pre, scores, maps[2]), -1, out=maps[1])
             yield at, queries, keys, maps
@@ -320,15 +321,15 @@ def _add_product(total: Tensor, a: Tensor, b: Tensor, scale: float = 1.0) -> Non
 
 def _empty_output(v: Tensor) -> Tensor:
     """``(B, h, N, d)``, laid out so that the heads' outputs of a token are neighbours."""
-    return torch.empty_like(v.transpose(1, 2), memory_format=torch.contiguous_format).transpose(1, 2)
+    return _empty_contiguous(v.transpose(1, 2)).transpose(1, 2)
 
 
-def _empty_like_q(q: Tensor) -> Tensor:
-    return torch.empty_like(q, memory_format=torch.contiguous_format)
+def _empty_contiguous(x: Tensor) -> Tensor:
+    return torch.empty_like(x, memory_format=torch.contiguous_format)
 
 
 def _zeros_transposed(x: Tensor) -> Tensor:
-    """``(B, h, d, N)``, in which sums over chunks are exact enough and their products run faster than in x's layout."""
+    """``(B, h, d, N)`` to sum products over chunks in, which run faster in this layout than in that of x."""
     return x.new_zeros(*x.shape[:2], x.shape[3], x.shape[2], dtype=_wide(x.dtype))
 
 
