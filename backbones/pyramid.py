@@ -123,7 +123,8 @@ class SimpleFeaturePyramid(Pyramid):
         indices = range(len(self.strides)) if indices is None else indices
         own = sorted({min(i, 3) for i in indices})
         feats = dict(zip(own, super().forward(maps, own), strict=True))
-        return tuple(F.max_pool2d(feats[3], 1, stride=2) if i == 4 else feats[i] for i in indices)
+        # Contiguous, since as a neck its maps go straight to RoIAlign, which reads the memory as NCHW.
+        return tuple((F.max_pool2d(feats[3], 1, stride=2) if i == 4 else feats[i]).contiguous() for i in indices)
 
 
 class ConvNorm(nn.Conv2d):

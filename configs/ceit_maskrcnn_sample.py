@@ -1,7 +1,7 @@
 """Mask R-CNN, a small CeiT from scratch, the sample data set; made for two CPU cores.
 
 Run:    python tools/train.py configs/ceit_maskrcnn_sample.py
-Result: not yet run here.
+Result: in docs/RESULTS.md, beside the other families.
 """
 
 _base_ = "./vit_maskrcnn_sample.py"

@@ -1,7 +1,7 @@
 """Mask R-CNN, a small hybrid of ResNet and ViT from scratch, the sample data set; made for two CPU cores.
 
 Run:    python tools/train.py configs/hybrid-vit_maskrcnn_sample.py
-Result: not yet run here.
+Result: in docs/RESULTS.md, beside the other families.
 """
 
 _base_ = "./vit_maskrcnn_sample.py"

@@ -2,10 +2,10 @@
 
 Run:    python tools/make_sample_coco.py data/sample_coco
         python tools/train.py configs/vit_maskrcnn_sample.py
-Result: not yet run here.
+Result: in docs/RESULTS.md, beside the other families.
 
-Heads, data and schedule are those of revcol_maskrcnn_sample.py; the learning rate is a quarter of RevCol's, with which
-two epochs bring a box AP50 of .155 instead of .344.
+Heads, data, schedule and learning rate are those of revcol_maskrcnn_sample.py, for a comparison of equal trainings. A plain
+ViT learns faster with optim_wrapper.optimizer.lr=5e-4: box AP50 .344 after two epochs, against .155 with 2e-3.
 """
 
 _base_ = "./revcol_maskrcnn_sample.py"
@@ -20,4 +20,3 @@ model = dict(
     ),
     neck=dict(in_channels=[64] * 4),
 )
-optim_wrapper = dict(optimizer=dict(lr=5e-4))

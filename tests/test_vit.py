@@ -337,6 +337,7 @@ def test_pyramid_as_a_neck_equals_the_pyramid_inside():
     x = torch.randn(1, 3, 64, 64)
     for a, b in zip(neck(bare(x)), inside(x), strict=True):
         torch.testing.assert_close(a, b)
+        assert a.is_contiguous()  # RoIAlign reads the memory as NCHW
 
 
 # -- training

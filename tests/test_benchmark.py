@@ -1,0 +1,73 @@
+"""tools/benchmark.py: what it compares with is the same function, and it rewrites only what it measured."""
+
+import re
+import sys
+
+import pytest
+import torch
+from conftest import ROOT
+
+from backbones import CaiT, DeepViT, DeiT, PlainViT
+
+sys.path.insert(0, str(ROOT / "tools"))
+import _bench_vit
+import benchmark
+
+ARCH = dict(embed_dims=48, depth=3, num_heads=4)
+
+
+@pytest.mark.parametrize(
+    ("cls", "kwargs"),
+    [
+        (PlainViT, dict()),
+        (PlainViT, dict(window_size=3, global_blocks=(1,), rel_pos=True)),
+        (CaiT, dict()),
+        (DeepViT, dict()),
+    ],
+    ids=["softmax", "relative positions in windows", "talking heads", "re-attention"],
+)
+def test_formulas_written_out_are_the_blocks(cls, kwargs):
+    net = _bench_vit.draw_weights(cls(ARCH, img_size=(64, 96), **kwargs)).double().train()
+    plain = _bench_vit.written_out(net)
+    x = torch.randn(2, 3, 64, 96, dtype=torch.float64)
+    ours, theirs = net(x), plain(x)
+    grads = [torch.randn_like(f) for f in ours]
+    torch.autograd.backward(ours, grads)
+    torch.autograd.backward(theirs, grads)
+    for a, b in zip(ours, theirs, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-9, atol=1e-9)
+    for (name, a), b in zip(net.named_parameters(), plain.parameters(), strict=True):
+        torch.testing.assert_close(a.grad, b.grad, rtol=1e-7, atol=1e-7, msg=name)
+
+
+@pytest.mark.filterwarnings("ignore:.*Profiler clears events")  # one cycle, nothing to clear
+def test_section_is_measured_and_the_others_stay(monkeypatch, tmp_path):
+    """The whole section with small models, which agree with timm's: it raises where they do not."""
+    arch = dict(embed_dims=192, depth=2, num_heads=3)
+    models = {
+        "CaiT-S24": (CaiT, dict(arch, num_heads=4), "cait_xxs24_224"),
+        "DeepViT-S": (DeepViT, arch, None),
+        "DeiT-S": (PlainViT, arch, "deit_tiny_patch16_224"),
+        "DeiT-S distilled": (DeiT, arch, "deit_tiny_distilled_patch16_224"),
+    }
+    monkeypatch.setattr(_bench_vit, "MODELS", models)
+    page = tmp_path / "BENCHMARKS.md"
+    kept = "## RevCol\n\nAs it was.\n\n### Memory\n\n| 1 |\n"
+    page.write_text(f"# Benchmarks\n\n{kept}\n## Plain vision transformers\n\nFormer figures.\n")
+    monkeypatch.setattr(sys, "argv", ["benchmark.py", "vit", "--size=32", "--repeats=1", f"--out={tmp_path}"])
+    benchmark.main()
+    text = page.read_text()
+    assert kept in text
+    assert "Former" not in text
+    assert re.findall("^## .*", text, flags=re.MULTILINE) == ["## RevCol", "## Plain vision transformers"]
+    assert f"Written by `python tools/benchmark.py vit --size=32 --repeats=1 --out={tmp_path}` on " in text
+    rows = [line.split(" | ")[0].removeprefix("| ") for line in text.splitlines() if line.startswith("| ")]
+    assert [rows.count(model) for model in models] == [4, 3, 4, 1]
+    assert (tmp_path / "vit_memory.png").stat().st_size > 10_000
+
+
+def test_unknown_sections_are_named(monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["benchmark.py", "vti"])
+    with pytest.raises(SystemExit):
+        benchmark.main()
+    assert "no section ['vti']; choose from ['revcol', 'vit']" in capsys.readouterr().err
