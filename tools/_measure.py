@@ -13,6 +13,7 @@ import matplotlib
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.profiler import ProfilerActivity, profile
@@ -110,21 +111,18 @@ def table(head: Sequence[str], rows: Iterable[Sequence[str]], names: int = 1) ->
     return [f"| {' | '.join(row)} |" for row in (head, rules, *rows)]
 
 
-def memory_picture(file: Path, lines: Mapping[str, Points], xlabel: str, until: int | None = None) -> None:
-    """Draws memory over size, on a logarithmic scale; dashed where the slope is carried on, up to ``until``."""
-    figure, axes = plt.subplots(figsize=(6.4, 4))
-    for name, points in lines.items():
-        (line,) = axes.plot(list(points), list(points.values()), marker="o", label=name)
-        if until:
-            last = max(points)
-            further = range(last, until + 1)
-            axes.plot(
-                further, [points[last] + slope(points) * (n - last) for n in further], "--", color=line.get_color()
-            )
+def memory_picture(file: Path, lines: Mapping[str, Points], xlabel: str, until: int = 0) -> None:
+    """Draws memory over size on a logarithmic scale; dashed, up to ``until``, where the slope is carried on."""
+    figure, axes = plt.subplots(figsize=(6.4, 4.4))
+    for (name, points), marker in zip(lines.items(), "osx^v", strict=False):
+        (dots,) = axes.plot(list(points), list(points.values()), marker, label=name)
+        first, *_, last = points
+        measured, further = range(first, last + 1), range(last, until + 1)
+        axes.plot(measured, np.interp(measured, list(points), list(points.values())), color=dots.get_color())
+        axes.plot(further, [points[last] + slope(points) * (n - last) for n in further], "--", color=dots.get_color())
     axes.set(xlabel=xlabel, ylabel="peak memory of a training step (MiB)", yscale="log")
-    axes.set_xticks(sorted({n for points in lines.values() for n in points} | ({until} if until else set())))
     axes.grid(alpha=0.3)
-    axes.legend()
+    axes.legend(fontsize="small")
     figure.tight_layout()
     figure.savefig(file, dpi=120)
     plt.close(figure)
