@@ -211,6 +211,12 @@ say "build tools and this package"
 quiet pip install "setuptools$setuptools" wheel ninja psutil packaging
 quiet pip install --no-deps --no-build-isolation --editable "$root"
 
+# before what needs any torch (timm), or pip takes the newest one for it and its CUDA packages with it
+if [ $has_torch = no ] && ! reason=$("$py" "$check" torch "$newest_torch" 2>&1); then
+    say "torch $torch, torchvision $torchvision (so far: $reason): 3 GB, one or two minutes on a fast line"
+    quiet pip install "torch==$torch" "torchvision==$torchvision"
+fi
+
 say "the family $family and the development tools: about a minute when new"
 "$py" "$check" requirements "$family" >"$venv/env.requirements"
 quiet pip install --requirement "$venv/env.requirements"
@@ -218,11 +224,6 @@ if ! reason=$("$py" -c 'import cv2' 2>&1); then
     say "OpenCV does not load (${reason##*$'\n'}); its build without windows takes its place"
     version=$("$py" -c 'import importlib.metadata as m; print(m.version("opencv-python"))')
     quiet pip install --force-reinstall --no-deps "opencv-python-headless==$version"
-fi
-
-if [ $has_torch = no ] && ! reason=$("$py" "$check" torch "$newest_torch" 2>&1); then
-    say "torch $torch, torchvision $torchvision (so far: $reason): 3 GB, one or two minutes on a fast line"
-    quiet pip install "torch==$torch" "torchvision==$torchvision"
 fi
 
 if ! "$py" "$check" mmcv >/dev/null 2>&1; then install_mmcv; fi
