@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -109,13 +111,13 @@ def _attend_by_rows(q: Tensor, k: Tensor, v: Tensor, scale: float, bias: Bias, r
     On a CPU faster than the fused kernel, whose backward works on all of the longer width five times.
     """
     k, v = k.contiguous(), v.contiguous()
-    chunks = zip(*(x.split(rows, dim=2) for x in (q, *bias)), strict=True)
-    if torch.is_grad_enabled():
-        outputs = [
-            checkpoint(_attend, *chunk, k, v, scale, use_reentrant=False, preserve_rng_state=False) for chunk in chunks
-        ]
-    else:
-        outputs = [_attend(*chunk, k, v, scale) for chunk in chunks]
+    outputs: list[Any] = []
+    for chunk in zip(q.split(rows, 2), bias[0].split(rows, 2), bias[1].split(rows, 2), strict=True):
+        args = (*chunk, k, v, scale)
+        if torch.is_grad_enabled():
+            outputs.append(checkpoint(_attend, *args, use_reentrant=False, preserve_rng_state=False))
+        else:
+            outputs.append(_attend(*args))
     return torch.cat(outputs, dim=2)
 
 

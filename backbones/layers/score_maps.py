@@ -54,7 +54,7 @@ def talking_heads(
 
     Source: Shazeer et al., arXiv:2003.02436; in vision: CaiT, Touvron et al., arXiv:2103.17239.
     """
-    pre_weight = pre_weight + 0 * pre_bias[:, None]
+    pre_weight = pre_weight + 0 * pre_bias[:, None]  # a gradient of zero; with none, data-parallel training would wait
     return _mixed_attention(q, k, v, scale, pre_weight, post_weight, post_bias)
 
 
