@@ -25,6 +25,7 @@ from torch import Tensor, nn
 from .base import DenseBackbone, Part
 from .layers import ChannelsLastConv2d, Linear, drop_path_scale, linear
 from .reversible import run_columns
+from .weights import CheckpointError
 
 LEVELS = 4
 MIN_SHORTCUT = 1e-3  # smallest |shortcut|, so that a column can be undone
@@ -39,6 +40,8 @@ REVCOL_ARCHS: dict[str, dict[str, Any]] = {  # backbone parameters in millions; 
     "large": dict(channels=(128, 256, 512, 1024), depths=(1, 2, 6, 2), num_columns=8),  # 272.07, 39.3
     "xlarge": dict(channels=(224, 448, 896, 1792), depths=(1, 2, 6, 2), num_columns=8),  # 832.01, 120.2
     "huge": dict(channels=(360, 720, 1440, 2880), depths=(1, 2, 6, 2), num_columns=8, top_link=True),  # 2154.71, 310.6
+    # ours, for detectors in real time, as large as CSPNeXt-s; there are no published weights
+    "nano": dict(channels=(32, 64, 128, 256), depths=(1, 1, 2, 1), num_columns=4),  # 4.18, 0.6
 }
 
 
@@ -181,9 +184,10 @@ class RevCol(DenseBackbone):
     """Reversible column network: columns refine four levels, and the last column's levels are returned.
 
     Args:
-        arch: ``'tiny'``, ``'small'``, ``'base'``, ``'large'``, ``'xlarge'``, ``'huge'``, or a dict with ``channels``
-            and ``depths`` (four each, finest first), ``num_columns``, and optionally ``kernel_size`` (odd, default 3)
-            and ``top_link`` (default False; the coarsest level of the previous column also feeds the finest one).
+        arch: ``'tiny'``, ``'small'``, ``'base'``, ``'large'``, ``'xlarge'``, ``'huge'``, ``'nano'``, or a dict with
+            ``channels`` and ``depths`` (four each, finest first), ``num_columns``, and optionally ``kernel_size`` (odd,
+            default 3) and ``top_link`` (default False; the coarsest level of the previous column also feeds the finest
+            one).
         out_indices: Which of the four levels to return, increasing; negative ones count from the last. Parameters that
             the chosen levels do not depend on are frozen, so that data-parallel training does not wait for them.
         frozen_stages: -1 trains everything, 0 freezes the stem, ``n`` also the first ``n`` columns.
@@ -196,7 +200,8 @@ class RevCol(DenseBackbone):
             at the price of rounding errors that grow with each column undone; ``'auto'`` chooses the largest k whose
             predicted gradient error stays below :data:`backbones.reversible.AUTO_BOUND`, from the shortcut scales and
             the precision in use. Under ``torch.compile`` k is 1.
-        init_cfg: mmengine's initialisation config; official RevCol files load as they are.
+        init_cfg: mmengine's initialisation config; official RevCol files load as they are, also into a larger
+            ``kernel_size``, to which their kernels are padded with zeros.
 
     Shapes:
         x: ``(B, 3, H, W)``, float, H and W at least 32 and otherwise free.
@@ -217,6 +222,7 @@ class RevCol(DenseBackbone):
     archs = REVCOL_ARCHS
     arch_defaults = dict(kernel_size=3, top_link=False)
     classifier_keys = ("cls.", "cls_blocks.", "decoder_blocks.")
+    undecayed = ("alpha",)
 
     def __init__(
         self,
@@ -247,6 +253,7 @@ class RevCol(DenseBackbone):
 
         self.depths = depths
         self.num_columns = settings["num_columns"]
+        self.kernel_size = settings["kernel_size"]
         self.reversible = reversible
         self.keep_every = keep_every
         self.stem = nn.Sequential(
@@ -296,6 +303,22 @@ class RevCol(DenseBackbone):
                 column.levels[l].requires_grad_(False)
                 column.alphas[l].requires_grad_(False)
 
+    def adapt_weights(self, weights: dict[str, Tensor]) -> list[str]:
+        """Zero-pads smaller depthwise kernels, which computes the same; so the authors enlarged RevCol-H's to 7x7."""
+        kernels = {name: weights[name] for name in self.state_dict().keys() & weights if name.endswith("dwconv.weight")}
+        sizes = sorted({kernel.shape[-1] for kernel in kernels.values()} - {self.kernel_size})
+        if not sizes:
+            return []
+        size = sizes[-1]
+        if size > self.kernel_size or size % 2 == 0:
+            raise CheckpointError(
+                f"its depthwise kernels are {size}x{size}, but kernel_size is {self.kernel_size}, and only smaller odd "
+                f"kernels can be padded to it; pass arch=dict(..., kernel_size={size})"
+            )
+        for name, kernel in kernels.items():
+            weights[name] = F.pad(kernel, ((self.kernel_size - kernel.shape[-1]) // 2,) * 4)
+        return [f"depthwise kernels zero-padded from {size}x{size} to {self.kernel_size}x{self.kernel_size}"]
+
     def get_layer_depth(self, param_name: str, prefix: str = "") -> tuple[int, int]:
         """Official rule: the stem is 0, a block 1 + its column + its number within the column, over all levels."""
         num_depths = sum(self.depths) + self.num_columns + 1
@@ -315,6 +338,12 @@ class RevCol(DenseBackbone):
 
 
 def _init_weights(module: nn.Module) -> None:
+    """As the classification code, but for the convolutions' biases, which keep torch's small random values.
+
+    With biases of zero, what an image is padded with stays exactly zero up to the norms, each of which then multiplies
+    its gradient by 1 / sqrt(eps) = 1000, several in a row: more than half precision can hold.
+    """
     if isinstance(module, (nn.Conv2d, nn.Linear)):
         nn.init.trunc_normal_(module.weight, std=0.02)
-        nn.init.zeros_(module.bias)  # type: ignore[arg-type]
+    if isinstance(module, nn.Linear):
+        nn.init.zeros_(module.bias)

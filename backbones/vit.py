@@ -168,6 +168,7 @@ class PlainViT(DenseBackbone):
     classifier_keys = ("norm.", "fc_norm.", "head.", "head_dist.", "pre_logits.", "mask_token", "decoder_")
     prefix_tokens: ClassVar[tuple[str, ...]] = ("cls_token",)
     stem_name: ClassVar[str] = "patch_embed"
+    undecayed = ("pos_embed", "cls_token", "dist_token")
 
     def __init__(
         self,

@@ -1,12 +1,15 @@
 """Shared by all tests: a seed, one thread, and the official numbers where they lie beside the checkout."""
 
+import json
 import os
+import shutil
+import subprocess
 from pathlib import Path
 
 import pytest
 import torch
+from tool_runs import ROOT, command, load
 
-ROOT = Path(__file__).resolve().parent.parent
 SHARED = Path(os.environ.get("DENSEBACKBONES_SHARED", ROOT.parent / "shared"))
 
 
@@ -23,3 +26,43 @@ def fixtures() -> Path:
     if not folder.is_dir():
         pytest.skip(f"official outputs are not there: {folder}")
     return folder
+
+
+@pytest.fixture(scope="module")
+def sample(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("data") / "sample"
+    subprocess.run(command("make_sample_coco", folder, "--train", 24, "--val", 4), check=True, timeout=120)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def data(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Photographs of COCO where they lie beside the checkout, drawn shapes under COCO's names otherwise."""
+    photographs = SHARED / "data" / "coco_tiny"
+    if photographs.is_dir():
+        return photographs
+    from mmdet.datasets import CocoDataset
+
+    folder = tmp_path_factory.mktemp("data") / "coco"
+    shutil.copytree(request.getfixturevalue("sample"), folder)
+    for file in (folder / "annotations").iterdir():
+        annotations = json.loads(file.read_text())
+        annotations["categories"] = [dict(id=i, name=name) for i, name in enumerate(CocoDataset.METAINFO["classes"], 1)]
+        file.write_text(json.dumps(annotations))
+    return folder
+
+
+@pytest.fixture
+def fail(capsys):
+    """Runs a tool that must end with status 2, and gives what it says."""
+
+    def fail_(tool: str, *arguments) -> str:
+        module = load(tool)
+        with pytest.raises(SystemExit) as exit_:
+            module.run(module.main, module.parse_args([str(argument) for argument in arguments]))
+        assert exit_.value.code == 2
+        message = capsys.readouterr().err
+        assert message.count("error: ") == 1
+        return message.partition("error: ")[2]
+
+    return fail_

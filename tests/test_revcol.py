@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from backbones import RevCol
-from backbones.weights import load_pretrained
+from backbones.weights import CheckpointError, load_pretrained
 
 FILES = ["revcol", "revcol_22k", "revcol_huge"]
 TOY = dict(channels=(8, 12, 16, 20), depths=(1, 1, 2, 1), num_columns=3)
@@ -173,3 +173,39 @@ def test_columns_follow_the_papers_equation():
         previous = feats
     for got, expected in zip(net(x), previous, strict=True):
         torch.testing.assert_close(got, expected.permute(0, 3, 1, 2))
+
+
+@pytest.mark.parametrize("file_size", [1, 3, 5])
+def test_smaller_kernels_are_padded_at_load_and_compute_the_same(tmp_path, file_size):
+    small, large = RevCol({**TOY, "kernel_size": file_size}), RevCol({**TOY, "kernel_size": 7})
+    for column in small.columns:
+        for level in column.levels:
+            torch.nn.init.ones_(level.blocks[0].gamma)  # 1e-6 at the start, which would hide the convolutions
+    decoder = torch.rand(4, 1, 3, 3)  # has a kernel of its own, which is no business of the backbone
+    content = {**small.state_dict(), "decoder_blocks.0.normal_layers.0.0.dwconv.weight": decoder}
+    torch.save({"model": content}, tmp_path / "small.pth")
+    report = load_pretrained(large, tmp_path / "small.pth")
+    assert report.complete
+    assert report.adapted == [f"depthwise kernels zero-padded from {file_size}x{file_size} to 7x7"]
+    x = torch.rand(1, 3, 64, 96)
+    with torch.no_grad():
+        for got, expected in zip(large.eval()(x), small.eval()(x), strict=True):
+            torch.testing.assert_close(got, expected, rtol=0, atol=1e-6)
+
+
+def test_larger_kernels_are_refused(tmp_path):
+    torch.save(RevCol({**TOY, "kernel_size": 5}).state_dict(), tmp_path / "large.pth")
+    with pytest.raises(CheckpointError, match=r"kernels are 5x5, but kernel_size is 3.*pass arch=.*kernel_size=5"):
+        load_pretrained(RevCol(TOY), tmp_path / "large.pth")
+
+
+def test_padding_does_not_blow_up_the_first_gradients():
+    net = RevCol("tiny")
+    norms = []
+    for width in (128, 64):
+        x = torch.randn(2, 3, 128, 128, generator=torch.Generator().manual_seed(0))
+        x[1, :, :, width:] = 0  # as a data preprocessor pads a narrower image
+        net.zero_grad()
+        sum((f * torch.linspace(-1, 1, f.shape[1])[:, None, None]).mean() for f in net(x)).backward()
+        norms.append(torch.stack([p.grad.norm() for p in net.parameters() if p.grad is not None]).norm())
+    assert 0.1 < norms[1] / norms[0] < 10

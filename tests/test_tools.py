@@ -1,26 +1,21 @@
 """tools/train.py, test.py and plot_run.py, as real processes on real files."""
 
-import importlib.util
 import json
 import os
 import pickle
 import re
-import shutil
 import signal
 import subprocess
-import sys
 import time
 from pathlib import Path
 
 import cv2
 import pytest
 import torch
-from conftest import ROOT, SHARED
-from mmdet.datasets import CocoDataset
 from mmengine.config import Config
 from mmengine.registry import init_default_scope
+from tool_runs import ROOT, command, environment, load, losses, run
 
-TOOLS = ROOT / "tools"
 CONFIG = ROOT / "configs" / "revcol_maskrcnn_coco.py"
 PIPELINE = "train_dataloader.dataset.pipeline.3.transforms"
 SMALL = {  # the COCO config with a tiny model, tiny images and three epochs of eight images
@@ -61,49 +56,6 @@ SMALL = {  # the COCO config with a tiny model, tiny images and three epochs of 
 
 def options(**changes) -> list[str]:
     return ["--cfg-options", *(f"{key}={value}" for key, value in {**SMALL, **changes}.items())]
-
-
-def command(tool: str, *arguments) -> list[str]:
-    return [sys.executable, str(TOOLS / f"{tool}.py"), *map(str, arguments)]
-
-
-def environment() -> dict[str, str]:
-    return {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-
-
-def run(tool: str, *arguments) -> subprocess.CompletedProcess:
-    return subprocess.run(command(tool, *arguments), capture_output=True, text=True, env=environment(), timeout=300)
-
-
-def losses(work_dir: Path) -> list[dict[int, float]]:
-    """{iteration: loss} of each run in a work dir, oldest first."""
-    runs = []
-    for file in sorted(work_dir.glob("*/vis_data/scalars.json")):
-        records = map(json.loads, file.read_text().splitlines())
-        runs.append({record["step"]: record["loss"] for record in records if "loss" in record})
-    return runs
-
-
-@pytest.fixture(scope="module")
-def sample(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("data") / "sample"
-    subprocess.run(command("make_sample_coco", folder, "--train", 24, "--val", 4), check=True, timeout=120)
-    return folder
-
-
-@pytest.fixture(scope="module")
-def data(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Photographs of COCO where they lie beside the checkout, drawn shapes under COCO's names otherwise."""
-    photographs = SHARED / "data" / "coco_tiny"
-    if photographs.is_dir():
-        return photographs
-    folder = tmp_path_factory.mktemp("data") / "coco"
-    shutil.copytree(request.getfixturevalue("sample"), folder)
-    for file in (folder / "annotations").iterdir():
-        annotations = json.loads(file.read_text())
-        annotations["categories"] = [dict(id=i, name=name) for i, name in enumerate(CocoDataset.METAINFO["classes"], 1)]
-        file.write_text(json.dumps(annotations))
-    return folder
 
 
 @pytest.fixture(scope="module")
@@ -191,34 +143,6 @@ def test_plot_run_of_a_folder_without_runs_is_an_error(tmp_path, capsys):
 
 
 # ------------------------------------------------------------------------------------------- errors before time is lost
-def load(tool: str):
-    """A tool as a module; its neighbours are found as they are when it is run as a script."""
-    sys.path.insert(0, str(TOOLS))
-    try:
-        spec = importlib.util.spec_from_file_location(f"tools_{tool}", TOOLS / f"{tool}.py")
-        module = importlib.util.module_from_spec(spec)
-        spec.loader.exec_module(module)
-    finally:
-        sys.path.remove(str(TOOLS))
-    return module
-
-
-@pytest.fixture
-def fail(capsys):
-    """Runs a tool that must end with status 2, and gives what it says."""
-
-    def fail_(tool: str, *arguments) -> str:
-        module = load(tool)
-        with pytest.raises(SystemExit) as exit_:
-            module.run(module.main, module.parse_args([str(argument) for argument in arguments]))
-        assert exit_.value.code == 2
-        message = capsys.readouterr().err
-        assert message.count("error: ") == 1
-        return message.partition("error: ")[2]
-
-    return fail_
-
-
 def test_error_is_a_message_and_status_2_without_traceback():
     result = run("train", "configs/nothing.py")
     assert (result.returncode, result.stdout) == (2, "")
@@ -356,8 +280,8 @@ def test_data_root_reaches_every_data_set_and_evaluator():
             test_evaluator=dict(type="Evaluator", metrics=[dict(ann_file="data/coco//annotations/v.json")]),
         )
     )
-    cli = load("_cli")
-    cli.set_data_root(cfg, "data/coco/mini")  # inside the old folder: must not be moved twice
+    data_sets = load("_data")
+    data_sets.set_data_root(cfg, "data/coco/mini")  # inside the old folder: must not be moved twice
     moved = dict(coco, data_root="data/coco/mini")
     expected = dict(ann_file="data/coco/mini/annotations/t.json", data_prefix=dict(img="data/coco/mini/train2017"))
     assert cfg.train_dataloader.dataset.dataset.dataset.datasets == [moved, expected]
@@ -366,5 +290,7 @@ def test_data_root_reaches_every_data_set_and_evaluator():
     assert cfg.test_evaluator.metrics[0].ann_file == "data/coco/mini/annotations/v.json"
 
     cfg.val_evaluator = dict(type="CocoMetric", ann_file="elsewhere/v.json")
-    with pytest.raises(cli.UsageError, match=r"val_evaluator reads elsewhere/v\.json, outside the data sets' folders"):
-        cli.set_data_root(cfg, "other")
+    with pytest.raises(
+        data_sets.UsageError, match=r"val_evaluator reads elsewhere/v\.json, outside the data sets' folders"
+    ):
+        data_sets.set_data_root(cfg, "other")

@@ -10,7 +10,7 @@ from conftest import ROOT
 from mmengine.config import Config
 from mmengine.optim import build_optim_wrapper
 from mmengine.registry import MODELS, init_default_scope
-from test_tools import data, load, sample  # noqa: F401  (data and sample are fixtures)
+from tool_runs import load
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
@@ -260,7 +260,7 @@ def train(family: str, work_dir: Path, *arguments) -> tuple[dict[int, float], di
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_trains_evaluates_and_resumes(family, data, tmp_path):  # noqa: F811
+def test_trains_evaluates_and_resumes(family, data, tmp_path):
     whole, resumed = tmp_path / f"{family}-whole", tmp_path / f"{family}-resumed"
     losses, metrics = train(family, whole, "--data-root", data)
     assert list(losses) == [1, 2, 3, 4]

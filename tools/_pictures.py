@@ -1,6 +1,7 @@
-"""Enlarges small images before the host's visualizer draws on them, so that boxes and labels stay readable."""
+"""One picture per image from the hosts' visualizers, small images enlarged so that boxes and labels stay readable."""
 
 import math
+import os
 from functools import wraps
 from typing import Any
 
@@ -35,8 +36,8 @@ def _enlarge_sample(sample: BaseDataElement, factor: int) -> BaseDataElement:
     return sample
 
 
-def enlarge_small_images(visualizer: Visualizer) -> None:
-    """Make a visualizer of mmdet or mmseg draw on images of at least ``MIN_LONG_SIDE`` pixels."""
+def draw_into(visualizer: Visualizer, folder: str) -> None:
+    """Make a visualizer of mmdet or mmseg draw on images of at least ``MIN_LONG_SIDE`` pixels, into ``folder``."""
     draw = visualizer.add_datasample
 
     @wraps(draw)
@@ -45,6 +46,8 @@ def enlarge_small_images(visualizer: Visualizer) -> None:
         if factor > 1 and data_sample is not None:
             image = cv2.resize(image, None, fx=factor, fy=factor, interpolation=cv2.INTER_CUBIC)
             data_sample = _enlarge_sample(data_sample, factor)
+        if data_sample is not None:  # mmdet names the file; mmseg would number it, in a folder of its own
+            kwargs.setdefault("out_file", os.path.join(folder, os.path.basename(data_sample.img_path)))
         draw(name, image, data_sample, *args, **kwargs)
 
     visualizer.add_datasample = draw_large

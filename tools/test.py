@@ -5,20 +5,17 @@ import argparse
 import inspect
 import json
 import os
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
-from _cli import (
-    UsageError,
-    build_runner,
-    check_data,
-    check_fits,
-    load_config,
-    make_parser,
-    read_checkpoint,
-    run,
-)
-from _pictures import enlarge_small_images
+import torch
+from _cli import build_runner, check_fits, load_config, make_parser, read_checkpoint
+from _data import check_data
+from _pictures import draw_into
+from _usage import UsageError, run
 from mmengine.config import Config
+from mmengine.evaluator import BaseMetric, DumpResults
 from mmengine.registry import HOOKS, METRICS
 
 
@@ -36,22 +33,36 @@ def set_show_dir(cfg: Config, folder: str) -> None:
     hook = cfg.get("default_hooks", {}).get("visualization")
     if hook is None:
         raise UsageError("--show-dir: the config has no default_hooks.visualization, the host's hook that draws")
-    folder = os.path.abspath(folder)
     with HOOKS.switch_scope_and_registry(None) as registry:
         options = inspect.signature(registry.get(hook["type"])).parameters
     hook.update({key: True for key in ("draw", "enable") if key in options}, interval=1)
     out_dir = next((key for key in ("test_out_dir", "out_dir") if key in options), None)  # mmdet's, mmpretrain's
     if out_dir:
-        hook[out_dir] = folder
-    else:  # mmseg's hook leaves the place to the visualizer
-        cfg.visualizer.save_dir = folder
+        hook[out_dir] = os.path.abspath(folder)
 
 
-def dump_metric(path: str) -> dict:
-    """The host's metric that writes predictions to a file; mmdet's own compresses masks."""
+class DumpLabelMaps(DumpResults):
+    """Writes predictions to a file, of segmentation the predicted class of each pixel only.
+
+    mmseg's samples also hold what each class scored, 4 bytes for every class and pixel: 200 MB an image of ADE20K.
+    """
+
+    def process(self, data_batch: Any, predictions: Sequence[dict]) -> None:
+        """Collect the predictions of a batch."""
+        kept = [
+            {key: value for key, value in p.items() if key not in ("seg_logits", "gt_sem_seg")} for p in predictions
+        ]
+        for prediction in kept:
+            if "pred_sem_seg" in prediction:
+                prediction["pred_sem_seg"] = {"data": prediction["pred_sem_seg"]["data"].to(torch.int16)}
+        super().process(data_batch, kept)
+
+
+def dump_metric(path: str) -> BaseMetric:
+    """The metric that writes predictions to a file; mmdet's own compresses masks."""
     with METRICS.switch_scope_and_registry(None) as registry:
-        compressing = "DumpDetResults" in registry.module_dict
-    return dict(type="DumpDetResults" if compressing else "DumpResults", out_file_path=path)
+        compressing = registry.module_dict.get("DumpDetResults", DumpLabelMaps)
+    return compressing(out_file_path=path)
 
 
 def main(args: argparse.Namespace) -> None:
@@ -71,9 +82,9 @@ def main(args: argparse.Namespace) -> None:
     check_fits(runner.model, checkpoint, args.checkpoint)
     del checkpoint
     if args.show_dir:
-        enlarge_small_images(runner.visualizer)
+        draw_into(runner.visualizer, args.show_dir)
     if args.out:
-        runner.test_evaluator.metrics.append(METRICS.build(dump_metric(args.out)))
+        runner.test_evaluator.metrics.append(dump_metric(args.out))
     metrics = runner.test()
     if args.out:
         Path(args.out).with_suffix(".json").write_text(json.dumps(metrics, indent=2, default=float) + "\n")

@@ -4,18 +4,9 @@
 import argparse
 from pathlib import Path
 
-from _cli import (
-    UsageError,
-    build_runner,
-    check_data,
-    check_fits,
-    check_pretrained,
-    load_config,
-    make_parser,
-    read_checkpoint,
-    run,
-    say,
-)
+from _cli import build_runner, check_fits, check_pretrained, load_config, make_parser, read_checkpoint
+from _data import check_data
+from _usage import UsageError, run, say
 from mmengine.config import Config
 from mmengine.device import get_device
 from mmengine.runner import Runner

@@ -1,0 +1,23 @@
+"""UPerNet, RevCol-H, ADE20K, crops of 640, 160k iterations: the official recipe.
+
+Run:    python tools/train.py configs/revcol-huge_upernet_ade20k.py   (weights: see the tiny one)
+Result: not yet run here. Published: mIoU 57.8, 58.0 with multi-scale test, 2421 M parameters, from
+        MegData-168M weights (segmentation readme of megvii-research/RevCol; the classifier's file is the one of
+        revcol-huge_dino_objects365.py). The published parameters count 3x3 kernels; with 7x7 there are 2426 M.
+
+One image per GPU, 8 GPUs. Where the authors recompute each column in backward, ours are reversible.
+"""
+
+_base_ = "./revcol-large_upernet_ade20k.py"
+
+channels = [360, 720, 1440, 2880]
+model = dict(
+    backbone=dict(
+        # The huge preset with larger kernels: those of the classifier, 3x3, are padded with zeros at load.
+        arch=dict(_delete_=True, channels=channels, depths=(1, 2, 6, 2), num_columns=8, top_link=True, kernel_size=7)
+    ),
+    decode_head=dict(in_channels=channels, channels=1440),
+    auxiliary_head=dict(in_channels=1440),
+)
+train_dataloader = dict(batch_size=1)
+auto_scale_lr = dict(base_batch_size=8)

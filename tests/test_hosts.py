@@ -1,0 +1,57 @@
+"""Every backbone in the hosts' stock configs: the table of docs/HOSTS.md, cell by cell."""
+
+import re
+import sys
+
+import pytest
+from conftest import ROOT
+from mmengine.registry import MODELS
+from tool_runs import load
+
+from backbones.base import DenseBackbone
+
+# of the hosts' own code
+pytestmark = pytest.mark.filterwarnings("ignore::UserWarning", "ignore::DeprecationWarning", "ignore::FutureWarning")
+
+drop_in = load("drop_in")
+swap = sys.modules["_swap"]
+
+VIT = dict(embed_dims=48, depth=4, num_heads=2)
+SMALL = {
+    "RevCol": dict(channels=(16, 32, 64, 128), depths=(1, 1, 1, 1), num_columns=2),
+    "HybridViT": dict(VIT, stage_depths=(1, 1, 1), stage_channels=(128, 256, 512), stem_channels=32),
+}
+
+
+def table() -> dict[tuple[str, str], tuple[int, ...]]:
+    """(stock config, backbone) -> strides read."""
+    lines = (ROOT / "docs" / "HOSTS.md").read_text().splitlines()
+    head, _, *rows = [[cell.strip(" `") for cell in line.strip("|").split("|")] for line in lines if line[:1] == "|"]
+    return {
+        (row[0], backbone): tuple(map(int, cell.split()))
+        for row in rows
+        for backbone, cell in zip(head[1:], row[1:], strict=True)
+    }
+
+
+CELLS = table()
+
+
+def test_table_has_every_backbone_and_host():
+    registered = {name for name, cls in MODELS.module_dict.items() if issubclass(cls, DenseBackbone)}
+    assert {backbone for _, backbone in CELLS} == registered
+    assert {config.partition("::")[0] for config, _ in CELLS} == {"mmdet", "mmseg", "mmpretrain"}
+    assert len(CELLS) == 23 * len(registered)
+
+
+@pytest.mark.parametrize(("config", "backbone"), CELLS, ids=lambda name: name.partition("/")[2] or name)
+def test_pair_trains_and_predicts(config, backbone):
+    cfg = drop_in.load_stock(config)
+    changes = swap.swap_backbone(cfg, backbone, dict(arch=SMALL.get(backbone, VIT)))
+    others = {change.key for change in changes if not change.key.startswith(("model.", "optim_wrapper.", "data_pre"))}
+    assert others <= {"param_scheduler"}
+    cfg.merge_from_dict(drop_in.delta(cfg, changes))
+    net = MODELS.build({key: value for key, value in cfg.model.backbone.items() if key != "init_cfg"})
+    assert net.strides == CELLS[config, backbone]
+    seen = drop_in.check(cfg, 256 if "dino" in config else 64)
+    assert re.search(r"loss \d+\.\d+ on noise, .* prediction is a (Det|Seg|)DataSample", seen)
