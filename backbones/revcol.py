@@ -46,18 +46,23 @@ REVCOL_ARCHS: dict[str, dict[str, Any]] = {  # backbone parameters in millions; 
 
 
 class ConvNeXtBlock(nn.Module):
-    """Depthwise conv, then a pointwise MLP of ratio 4, scaled per channel (Liu et al., arXiv:2201.03545, figure 4).
+    """Depthwise conv, then a pointwise MLP, scaled per channel (Liu et al., arXiv:2201.03545, figure 4).
+
+    Args:
+        channels: C.
+        kernel_size: Of the depthwise convolution, odd.
+        expansion: Hidden width of the MLP, in multiples of C.
 
     Shapes:
         x: ``(B, H, W, C)``; scale: what :func:`drop_path_scale` drew, or None; returns ``(B, H, W, C)``.
     """
 
-    def __init__(self, channels: int, kernel_size: int) -> None:
+    def __init__(self, channels: int, kernel_size: int, expansion: int = 4) -> None:
         super().__init__()
         self.dwconv = ChannelsLastConv2d(channels, channels, kernel_size, padding=kernel_size // 2, groups=channels)
         self.norm = nn.LayerNorm(channels, eps=NORM_EPS)
-        self.pwconv1 = Linear(channels, 4 * channels)
-        self.pwconv2 = Linear(4 * channels, channels)
+        self.pwconv1 = Linear(channels, expansion * channels)
+        self.pwconv2 = Linear(expansion * channels, channels)
         self.gamma = nn.Parameter(torch.full((channels,), 1e-6))
 
     def forward(self, x: Tensor, scale: Tensor | None = None) -> Tensor:
@@ -69,7 +74,7 @@ class ConvNeXtBlock(nn.Module):
             return linear(F.gelu(self.pwconv1(pixels)), weight, bias)
 
         if x.is_cpu and not torch.is_grad_enabled() and not torch.compiler.is_compiling():
-            # A few pixels at a time, (n, C): the hidden map, four times as wide, never leaves the processor's cache.
+            # A few pixels at a time, (n, C): the wider hidden map never leaves the processor's cache.
             parts = [mlp(pixels) for pixels in y.flatten(0, 2).split(max(1, CACHED_VALUES // y.shape[-1]))]
             branch = torch.cat(parts).view(y.shape)
         else:
@@ -251,6 +256,7 @@ class RevCol(DenseBackbone):
         if settings["kernel_size"] % 2 == 0:
             raise ValueError(f"kernel_size is {settings['kernel_size']}; it must be odd")
 
+        self.channels = channels
         self.depths = depths
         self.num_columns = settings["num_columns"]
         self.kernel_size = settings["kernel_size"]
@@ -262,7 +268,7 @@ class RevCol(DenseBackbone):
         for i in range(self.num_columns):
             column = Column(channels, depths, settings["kernel_size"], settings["top_link"], first=i == 0)
             self.add_module(f"subnet{i}", column)
-        self.apply(_init_weights)
+        self.apply(init_weights)
         self._set_levels(channels, (4, 8, 16, 32), out_indices)
         self._freeze()
         self._freeze_unused_levels(settings["top_link"])
@@ -272,17 +278,33 @@ class RevCol(DenseBackbone):
         return [getattr(self, f"subnet{i}") for i in range(self.num_columns)]
 
     def forward(self, x: Tensor) -> tuple[Tensor, ...]:
+        feats, _ = self._run(x)
+        # Contiguous, since RoIAlign and other mmcv operators read the memory as NCHW whatever the strides say.
+        return tuple(feats[i].permute(0, 3, 1, 2).contiguous() for i in self.out_indices)
+
+    def coarsest_maps(self, x: Tensor, columns: Sequence[int]) -> list[Tensor]:
+        """The coarsest level of some columns, for classifiers.
+
+        Args:
+            x: Images, as in :meth:`forward`.
+            columns: Indices of columns, increasing.
+
+        Returns:
+            For each, ``(B, C_3, H / 32, W / 32)``.
+        """
+        return [feat.permute(0, 3, 1, 2) for feat in self._run(x, columns)[1]]
+
+    def _run(self, x: Tensor, taps: Sequence[int] = ()) -> tuple[list[Tensor], list[Tensor]]:
         self.check_input(x)
         stem = self.stem(x.permute(0, 2, 3, 1))
-        feats = run_columns(
+        return run_columns(
             self.columns,
             stem,
             shortcuts=[column.shortcuts() for column in self.columns],
             branch_scales=[self._draw_drop_path(stem) for _ in self.columns],
             keep_every=self.keep_every if self.reversible and torch.is_grad_enabled() else None,
+            taps=taps,
         )
-        # Contiguous, since RoIAlign and other mmcv operators read the memory as NCHW whatever the strides say.
-        return tuple(feats[i].permute(0, 3, 1, 2).contiguous() for i in self.out_indices)
 
     def _draw_drop_path(self, stem: Tensor) -> list[list[Tensor | None]]:
         """For one column, what the branch of each block of each level is multiplied with in this forward."""
@@ -337,7 +359,7 @@ class RevCol(DenseBackbone):
         return 1 + column + block, num_depths
 
 
-def _init_weights(module: nn.Module) -> None:
+def init_weights(module: nn.Module) -> None:
     """As the classification code, but for the convolutions' biases, which keep torch's small random values.
 
     With biases of zero, what an image is padded with stays exactly zero up to the norms, each of which then multiplies

@@ -54,8 +54,9 @@ def run_columns(
     shortcuts: Sequence[Sequence[Tensor]],
     branch_scales: Sequence[Sequence[Any]],
     keep_every: int | str | None,
-) -> list[Tensor]:
-    """Runs all columns and returns the maps of the last one.
+    taps: Sequence[int] = (),
+) -> tuple[list[Tensor], list[Tensor]]:
+    """Runs all columns and returns the maps of the last one, and the coarsest maps of the columns in ``taps``.
 
     Args:
         columns: From left to right.
@@ -64,7 +65,9 @@ def run_columns(
         branch_scales: For each column and level, the draws that its F takes.
         keep_every: None for ordinary autograd; k >= 1 keeps the maps of every k-th column, counted from the last;
             ``'auto'`` lets :func:`largest_safe_run` choose k. Under ``torch.compile`` every k acts as 1.
+        taps: Indices of columns, increasing.
     """
+    tapped: list[Tensor] = []
     # Before the first column all maps are zero. As a tensor, they give its shortcuts a gradient, which is zero too.
     previous = [stem.new_zeros(1)] * len(shortcuts[0])
     recompute = keep_every is not None
@@ -73,9 +76,11 @@ def run_columns(
     if isinstance(keep_every, str):
         keep_every = largest_safe_run(shortcuts, stem)
     if keep_every == 1:
-        for column, scales, shortcut in zip(columns, branch_scales, shortcuts, strict=True):
+        for i, (column, scales, shortcut) in enumerate(zip(columns, branch_scales, shortcuts, strict=True)):
             previous = _run_column(column, scales, stem, previous, shortcut, recompute)
-        return previous
+            if i in taps:
+                tapped.append(previous[-1])
+        return previous, tapped
 
     before = _Handover()
     before_kept = True
@@ -85,7 +90,9 @@ def run_columns(
         link = _Link(column, scales, before, here, before_kept, kept)
         previous = list(_InvertibleColumn.apply(link, stem, *previous, *shortcut, *parameters))
         before, before_kept = here, kept
-    return previous
+        if i in taps:
+            tapped.append(previous[-1])
+    return previous, tapped
 
 
 def _run_column(

@@ -303,6 +303,12 @@ class PlainViT(DenseBackbone):
             for feat, stride in zip(feats, self.strides, strict=True)
         )
 
+    def forward_tokens(self, x: Tensor) -> Tensor:
+        """The tokens after the last block, ``(B, prefix + h * w, C)``, for classifiers."""
+        self.check_input(x)
+        last = self.depth - 1
+        return self.run_blocks(self.embed(x)[-1], [last])[last]
+
     def run_blocks(self, patches: Tensor, wanted: Sequence[int]) -> dict[int, Tensor]:
         """Runs the blocks up to the last of ``wanted``.
 
@@ -431,7 +437,7 @@ class PlainViT(DenseBackbone):
     def _init_trunk(self, pos_embed: str) -> None:
         if pos_embed not in ("learned", "sincos"):
             raise ValueError(f"pos_embed is {pos_embed!r}; it must be 'learned' or 'sincos'")
-        self.apply(_init_linear)
+        self.apply(init_linear)
         for name in (*self.token_names, "pos_embed"):
             nn.init.trunc_normal_(getattr(self, name), std=0.02)
         if pos_embed == "sincos":
@@ -439,7 +445,8 @@ class PlainViT(DenseBackbone):
             self.pos_embed = nn.Parameter(table, requires_grad=False)
 
 
-def _init_linear(module: nn.Module) -> None:
+def init_linear(module: nn.Module) -> None:
+    """Truncated normal weights of standard deviation 0.02, as all these papers have them; biases 0."""
     if isinstance(module, nn.Linear):
         nn.init.trunc_normal_(module.weight, std=0.02)
         nn.init.zeros_(module.bias)

@@ -10,7 +10,7 @@ import types
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any, ClassVar, Protocol
 from urllib.parse import urlparse
 
 import numpy as np
@@ -21,9 +21,6 @@ from torch import Tensor
 
 from .jax_weights import from_jax, is_jax
 
-if TYPE_CHECKING:
-    from .base import DenseBackbone
-
 # Where training scripts put the weights, in the order in which the official RevCol loader looks for them.
 WRAPPERS = ("state_dict", "model", "state_dict_ema")
 # What data-parallel training, a detector, a wrapped classifier and JAX's training put before a backbone's own names.
@@ -32,6 +29,17 @@ PREFIXES = ("", "module.", "backbone.", "module.backbone.", "model.", "model.bac
 
 class CheckpointError(ValueError):
     """A checkpoint that does not fit the backbone it was given to."""
+
+
+class Loadable(Protocol):
+    """What published weights can be loaded into: a backbone, or a classifier over one."""
+
+    classifier_keys: ClassVar[tuple[str, ...]]
+
+    def published_name(self, name: str) -> str: ...
+    def adapt_weights(self, weights: dict[str, Tensor]) -> list[str]: ...
+    def state_dict(self) -> dict[str, Any]: ...
+    def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True) -> Any: ...
 
 
 @dataclass(frozen=True)
@@ -238,7 +246,7 @@ def _tensors(mapping: Mapping[str, Any]) -> dict[str, Tensor]:
 
 
 def load_pretrained(
-    backbone: DenseBackbone,
+    backbone: Loadable,
     checkpoint: str | os.PathLike,
     prefix: str | None = None,
     map_location: str = "cpu",

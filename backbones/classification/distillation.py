@@ -1,0 +1,153 @@
+"""DeiT's distillation (Touvron et al., arXiv:2012.12877): a second token learns from a teacher's logits."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from mmengine.registry import MODELS
+from torch import Tensor, nn
+
+from ..vit import NORM_EPS, DeiT
+from .classifier import DenseClassifier
+from .heads import DenseHead
+
+
+@MODELS.register_module()
+class DistilledHead(DenseHead):
+    """DeiT's two heads: one on the class token for labels, one on the distillation token for a teacher.
+
+    Args:
+        kind: ``'hard'``: cross entropy against the teacher's decision; ``'soft'``: Kullback-Leibler divergence from the
+            teacher's probabilities at a temperature.
+        weight: Share of the teacher in the loss, in [0, 1].
+        temperature: Divides both logits of soft distillation.
+        kwargs: As for :class:`DenseHead`.
+
+    The mean of both logits classifies at test time.
+
+    Source: arXiv:2012.12877, equations 2 and 3; scaling of the soft loss: see :func:`soft_distillation`.
+    """
+
+    def __init__(
+        self, *args: Any, kind: str = "hard", weight: float = 0.5, temperature: float = 1.0, **kwargs: Any
+    ) -> None:
+        if kind not in ("hard", "soft") or not 0 <= weight <= 1 or temperature <= 0:
+            raise ValueError(
+                f"kind is {kind!r}, weight {weight}, temperature {temperature}; distillation is 'hard' or 'soft', with "
+                "a weight in [0, 1] and a positive temperature"
+            )
+        super().__init__(*args, **kwargs)
+        self.kind, self.weight, self.temperature = kind, weight, temperature
+
+    def add_layers(self, backbone: DeiT) -> None:
+        self.norm = nn.LayerNorm(backbone.embed_dims, eps=NORM_EPS)
+        self.head = nn.Linear(backbone.embed_dims, self.num_classes)
+        self.head_dist = nn.Linear(backbone.embed_dims, self.num_classes)
+
+    def read(self, backbone: DeiT, x: Tensor) -> Tensor:
+        return backbone.forward_tokens(x)[:, :2]  # class token, distillation token
+
+    def pre_logits(self, feats: Any) -> Tensor:
+        return self.norm(feats)
+
+    def both_logits(self, feats: Tensor) -> tuple[Tensor, Tensor]:
+        """Logits of the class token and of the distillation token."""
+        label, distilled = self.pre_logits(feats).unbind(dim=1)
+        return self.head(label), self.head_dist(distilled)
+
+    def forward(self, feats: Any) -> Tensor:
+        label, distilled = self.both_logits(feats)
+        return (label + distilled) / 2
+
+    def loss(
+        self, feats: Any, data_samples: list, teacher_logits: Tensor | None = None, **kwargs: Any
+    ) -> dict[str, Tensor]:
+        if teacher_logits is None:
+            raise ValueError("DistilledHead learns from a teacher; train it in a DistilledClassifier")
+        label, distilled = self.both_logits(feats)
+        losses = self._get_loss(label, data_samples)
+        if self.kind == "hard":
+            taught = F.cross_entropy(distilled, teacher_logits.argmax(dim=1))
+        else:
+            taught = soft_distillation(distilled, teacher_logits, self.temperature)
+        losses["loss"] = losses["loss"] * (1 - self.weight)
+        losses["loss_distillation"] = taught * self.weight
+        return losses
+
+
+def soft_distillation(logits: Tensor, teacher_logits: Tensor, temperature: float) -> Tensor:
+    """Divergence of the student from the teacher, scaled as in the official code.
+
+    That code sums ``KL(teacher || student)`` over the batch, multiplies by the squared temperature and divides by the
+    number of logits, B * K: as many times weaker than a mean over the batch as there are classes.
+
+    Args:
+        logits: The student's, ``(B, K)``.
+        teacher_logits: ``(B, K)``.
+        temperature: T.
+    """
+    divergence = F.kl_div(
+        F.log_softmax(logits / temperature, dim=1),
+        F.log_softmax(teacher_logits / temperature, dim=1),
+        reduction="sum",
+        log_target=True,
+    )
+    return divergence * temperature**2 / logits.numel()
+
+
+@MODELS.register_module()
+class DistilledClassifier(DenseClassifier):
+    """A classifier with a :class:`DistilledHead` and its teacher.
+
+    The teacher sees the student's images, mixed up and augmented as they are, in eval mode and without gradients. It
+    belongs to the training only: it is not in ``parameters()`` nor in checkpoints.
+
+    Args:
+        teacher: Config of any classifier of mmpretrain, for example ``dict(type='TimmClassifier',
+            model_name='regnety_160', pretrained=True)``, with its weights as ``init_cfg`` or ``pretrained``.
+        kwargs: As for :class:`DenseClassifier`.
+
+    Raises:
+        ValueError: for a teacher of other classes, or of images normalised in another way.
+    """
+
+    def __init__(self, teacher: dict, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        net: Any = MODELS.build(copy.deepcopy(teacher))
+        net.init_weights()
+        self._check_images(net)
+        self._teacher = [net.eval().requires_grad_(False)]  # in a list, so that it is no part of this module
+
+    @property
+    def teacher(self) -> nn.Module:
+        return self._teacher[0]
+
+    def _apply(self, fn: Any, recurse: bool = True) -> DistilledClassifier:
+        self._teacher[0]._apply(fn)  # to the student's device
+        return super()._apply(fn, recurse)
+
+    def _check_images(self, teacher: Any) -> None:
+        timm = getattr(getattr(teacher, "model", None), "default_cfg", None)  # values of 0 to 1
+        for name in ("mean", "std"):
+            ours = getattr(self.data_preprocessor, name, None)
+            theirs = torch.tensor(timm[name]) * 255 if timm else getattr(teacher.data_preprocessor, name, None)
+            if theirs is None or (ours is not None and torch.allclose(ours.flatten(), theirs.flatten(), atol=0.5)):
+                continue  # it does not say, or they are the same
+            stated = [None if x is None else [round(v, 1) for v in x.flatten().tolist()] for x in (theirs, ours)]
+            raise ValueError(
+                f"the teacher's images have {name} {stated[0]}, the student's {stated[1]}; both see the same images, "
+                "so set data_preprocessor to the teacher's, or take another teacher"
+            )
+
+    def loss(self, inputs: Tensor, data_samples: list) -> dict[str, Tensor]:
+        with torch.no_grad():
+            logits = self.teacher(inputs)
+        if logits.shape != (len(inputs), self.head.num_classes):
+            raise ValueError(
+                f"the teacher gives logits {tuple(logits.shape)} for {len(inputs)} images, the student has "
+                f"{self.head.num_classes} classes; take a teacher of the same classes"
+            )
+        return self.head.loss(self.extract_feat(inputs), data_samples, teacher_logits=logits)

@@ -1,0 +1,118 @@
+"""The classification heads of the transformers, as published; parameter names are the official ones.
+
+Each reads what it needs of its backbone in :meth:`read` and gives logits in :meth:`forward`. Losses, predictions and
+accuracy are mmpretrain's.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from mmengine.registry import MODELS
+from mmpretrain.models.heads import ClsHead
+from torch import Tensor, nn
+
+from ..cait import CaiT, ClassAttentionBlock
+from ..ceit import CeiT, LayerwiseClassAttention
+from ..vit import NORM_EPS, PlainViT, init_linear
+
+
+class DenseHead(ClsHead):
+    """What the heads have in common.
+
+    Args:
+        num_classes: Number of classes.
+        backbone: The backbone, from which widths are taken.
+        kwargs: As for mmpretrain's ``ClsHead``: ``loss``, ``topk``, ``cal_acc``, ``init_cfg``.
+    """
+
+    head: Any
+
+    def __init__(self, num_classes: int, backbone: Any, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.num_classes = num_classes
+        self.add_layers(backbone)
+        self.apply(init_linear)
+
+    def add_layers(self, backbone: Any) -> None:
+        """Make the layers for a backbone."""
+        raise NotImplementedError
+
+    def read(self, backbone: Any, x: Tensor) -> Any:
+        """What this head takes of the backbone for images ``(B, 3, H, W)``."""
+        raise NotImplementedError
+
+    def forward(self, feats: Any) -> Tensor:
+        """Logits ``(B, num_classes)``."""
+        return self.head(self.pre_logits(feats))
+
+
+@MODELS.register_module()
+class ClassTokenHead(DenseHead):
+    """Norm and linear layer on the class token: ViT, DeiT without distillation, DeepViT, the hybrids."""
+
+    def add_layers(self, backbone: PlainViT) -> None:
+        self.norm = nn.LayerNorm(backbone.embed_dims, eps=NORM_EPS)
+        self.head = nn.Linear(backbone.embed_dims, self.num_classes)
+
+    def read(self, backbone: PlainViT, x: Tensor) -> Tensor:
+        return backbone.forward_tokens(x)[:, 0]
+
+    def pre_logits(self, feats: Any) -> Tensor:
+        return self.norm(feats)
+
+
+@MODELS.register_module()
+class MeanPoolHead(DenseHead):
+    """Norm and linear layer on the mean of the patch tokens: MAE's fine-tuning."""
+
+    def add_layers(self, backbone: PlainViT) -> None:
+        self.fc_norm = nn.LayerNorm(backbone.embed_dims, eps=NORM_EPS)
+        self.head = nn.Linear(backbone.embed_dims, self.num_classes)
+
+    def read(self, backbone: PlainViT, x: Tensor) -> Tensor:
+        return backbone.forward_tokens(x)[:, len(backbone.token_names) :].mean(dim=1)
+
+    def pre_logits(self, feats: Any) -> Tensor:
+        return self.fc_norm(feats)
+
+
+@MODELS.register_module()
+class CaiTHead(DenseHead):
+    """Two blocks of class attention, norm and linear layer (CaiT, arXiv:2103.17239, section 3)."""
+
+    def add_layers(self, backbone: CaiT) -> None:
+        width, arch = backbone.embed_dims, backbone.arch
+        self.cls_token = nn.Parameter(nn.init.trunc_normal_(torch.zeros(1, 1, width), std=0.02))
+        self.blocks_token_only = nn.ModuleList(
+            ClassAttentionBlock(width, backbone.num_heads, layer_scale_init_value=arch["layer_scale_init_value"])
+            for _ in range(2)
+        )
+        self.norm = nn.LayerNorm(width, eps=NORM_EPS)
+        self.head = nn.Linear(width, self.num_classes)
+
+    def read(self, backbone: CaiT, x: Tensor) -> Tensor:
+        return backbone.forward_tokens(x)
+
+    def pre_logits(self, feats: Any) -> Tensor:
+        token = self.cls_token.expand(len(feats), -1, -1)
+        for block in self.blocks_token_only:
+            token = block(token, feats)
+        return self.norm(token[:, 0])
+
+
+@MODELS.register_module()
+class CeiTHead(DenseHead):
+    """Attention over the class tokens of all layers, norm and linear layer (CeiT, arXiv:2103.11816, section 3.4)."""
+
+    def add_layers(self, backbone: CeiT) -> None:
+        lca = LayerwiseClassAttention(backbone.embed_dims, backbone.depth, backbone.num_heads)
+        self.pos_layer_embed, self.lca, self.norm = lca.pos_layer_embed, lca.lca, lca.norm
+        self.head = nn.Linear(backbone.embed_dims, self.num_classes)
+
+    def read(self, backbone: CeiT, x: Tensor) -> Tensor:
+        return backbone.class_tokens(x)
+
+    def pre_logits(self, feats: Any) -> Tensor:
+        return self.norm(self.lca(feats + self.pos_layer_embed))[:, 0]

@@ -1,0 +1,134 @@
+"""Classifiers: logits and losses are those of the official code, and official files load whole."""
+
+import pytest
+import torch
+from mmengine.registry import MODELS, init_default_scope
+from mmpretrain.structures import DataSample
+
+import backbones.classification  # noqa: F401  (registers)
+from backbones.classification import soft_distillation
+from backbones.weights import load_pretrained
+
+
+def official(source: dict, name: str) -> dict:
+    """A fixture's constructor arguments as an arch of ours."""
+    config = source["config"]
+    if name.startswith("revcol"):
+        return dict(
+            channels=config["channels"],
+            depths=config["layers"],
+            num_columns=config["num_subnet"],
+            top_link=name == "revcol_huge",
+        )
+    arch = dict(embed_dims=config["embed_dim"], depth=config["depth"], num_heads=config["num_heads"])
+    arch["mlp_ratio"] = config["mlp_ratio"]
+    if name == "deepvit":
+        arch.update(
+            apply_transform=config["apply_transform"],
+            cnn_stem=config["use_cnn_embed"],
+            transform_scale=config["transform_scale"],
+            scale_adjustment=config["scale_adjustment"],
+        )
+    if name == "hybrid":
+        arch.update(stage_depths=config["layers"], stage_channels=config["channels"], stem_channels=config["stem_chs"])
+    return arch
+
+
+MODELS_OF = {  # fixture: backbone, head
+    "revcol": ("RevCol", "SupervisedRevColHead"),
+    "revcol_22k": ("RevCol", "SupervisedRevColHead"),
+    "revcol_huge": ("RevCol", "SupervisedRevColHead"),
+    "vit": ("PlainViT", "ClassTokenHead"),
+    "deit_distilled": ("DeiT", "DistilledHead"),
+    "cait": ("CaiT", "CaiTHead"),
+    "cait_official": ("CaiT", "CaiTHead"),
+    "ceit": ("CeiT", "CeiTHead"),
+    "deepvit": ("DeepViT", "ClassTokenHead"),
+    "deepvit_plain": ("DeepViT", "ClassTokenHead"),
+    "hybrid": ("HybridViT", "ClassTokenHead"),
+}
+
+
+def build(source: dict, name: str, head: str | None = None, **kwargs):
+    init_default_scope("mmpretrain")
+    backbone, head_type = MODELS_OF[name]
+    settings = dict(type=backbone, arch=official(source, name))
+    if backbone != "RevCol":
+        settings.update(pyramid=None, img_size=source["config"]["img_size"])
+    settings.update(kwargs)
+    num_classes = source["config"]["num_classes"]
+    return MODELS.build(
+        dict(type="DenseClassifier", backbone=settings, head=dict(type=head or head_type, num_classes=num_classes))
+    )
+
+
+@pytest.fixture(params=MODELS_OF)
+def case(request, fixtures, tmp_path):
+    """(name, fixture, classifier with the fixture's weights, loaded as an official file)."""
+    source = torch.load(fixtures / f"{request.param}.pt", weights_only=True)
+    torch.save({"model": source["state_dict"]}, tmp_path / "official.pth")
+    model = build(source, request.param)
+    model.init_cfg = dict(type="Pretrained", checkpoint=str(tmp_path / "official.pth"))
+    model.init_weights()
+    return request.param, source, model.eval()
+
+
+def close(got, expected, tolerance=1e-5):
+    torch.testing.assert_close(got, expected, rtol=0, atol=tolerance * float(expected.detach().abs().max()))
+
+
+def test_logits_are_the_official_ones(case):
+    name, source, model = case
+    with torch.no_grad():
+        logits = model(source["input"])
+    close(logits, source["logits"][-1] if name.startswith("revcol") else source["logits"])
+
+
+def test_official_file_loads_whole(case, tmp_path):
+    _, source, model = case
+    report = load_pretrained(model, tmp_path / "official.pth")
+    assert report.complete
+    assert report.skipped == []
+    assert sorted(report.loaded) == sorted(model.state_dict())
+    assert len(report.loaded) == len(source["state_dict"])
+
+
+@pytest.mark.parametrize("name", ["revcol", "revcol_22k", "revcol_huge"])
+@pytest.mark.parametrize("memory", [dict(), dict(reversible=True), dict(reversible=True, keep_every=2)])
+def test_intermediate_supervision_is_the_official_one(name, memory, fixtures):
+    source = torch.load(fixtures / f"{name}.pt", weights_only=True)
+    model = build(source, name, **memory)
+    model.load_state_dict(
+        {model.published_name(key): value for key, value in source["state_dict"].items()}, strict=True
+    )
+    maps, _ = model.extract_feat(source["input"])
+    for got, expected in zip(model.head.all_logits(maps), source["logits"], strict=True):
+        close(got, expected)
+    for got, expected in zip(model.head.reconstructions(maps), source["reconstructions"], strict=True):
+        close(got, expected)
+
+    given = source["compound_loss"]
+    model.head.reconstruction_weight, model.head.label_weight = given["feature_coe"], given["label_coe"]
+    model.head.mean.zero_()
+    model.head.std.fill_(1)
+    samples = [DataSample().set_gt_label(label) for label in given["target"]]
+    losses = model.head.loss((maps, given["image"]), samples)
+    losses = {key: loss.detach() for key, loss in losses.items()}
+    assert float(sum(losses.values())) == pytest.approx(float(given["loss"].detach()), rel=1e-6)
+    parts = [losses[f"loss_image_{j}"] + losses[f"loss_label_{j}"] for j in range(3)] + [losses["loss"]]
+    assert [float(part) for part in parts] == pytest.approx([float(part.detach()) for part in given["parts"]], rel=1e-6)
+
+
+def test_distilled_heads_are_the_official_ones(fixtures):
+    source = torch.load(fixtures / "deit_distilled.pt", weights_only=True)
+    model = build(source, "deit_distilled").eval()
+    model.load_state_dict({model.published_name(key): value for key, value in source["state_dict"].items()})
+    label, distilled = model.head.both_logits(model.extract_feat(source["input"]))
+    close(label, source["logits_cls"])
+    close(distilled, source["logits_dist"])
+
+
+def test_soft_distillation_is_scaled_by_the_number_of_logits():
+    student, teacher = torch.randn(2, 4, 7, dtype=torch.float64)
+    p, q = (teacher / 3).softmax(1), (student / 3).softmax(1)
+    assert float(soft_distillation(student, teacher, 3.0)) == pytest.approx(float((p * (p / q).log()).sum()) * 9 / 28)
