@@ -47,6 +47,7 @@ class DenseBackbone(BaseModule):
     archs: ClassVar[Mapping[str, Mapping[str, Any]]]
     arch_defaults: ClassVar[Mapping[str, Any]] = {}  # keys that a dict arch may leave out
     classifier_keys: ClassVar[tuple[str, ...]] = ()  # prefixes of official keys that belong to the classifier
+    published_layout: ClassVar[tuple[str, str]] = ("model", "")  # official files: key of the weights, prefix of names
     # RGB mean and standard deviation, in pixel values, of the images that published weights were trained on
     pixel_mean: ClassVar[tuple[float, float, float]] = (123.675, 116.28, 103.53)
     pixel_std: ClassVar[tuple[float, float, float]] = (58.395, 57.12, 57.375)

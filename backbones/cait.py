@@ -105,6 +105,7 @@ class CaiT(PlainViT):
     archs = CAIT_ARCHS
     arch_defaults = dict(mlp_ratio=4, patch_size=16, layer_scale_init_value=1e-5)
     default_arch = "s24"
+    published_layout = ("model", "module.")
     classifier_keys = (*PlainViT.classifier_keys, "cls_token", "blocks_token_only.")
     prefix_tokens = ()
 

@@ -97,6 +97,7 @@ class DeepViT(PlainViT):
         mlp_ratio=3, patch_size=16, apply_transform=None, cnn_stem=False, transform_scale=False, scale_adjustment=1.0
     )
     default_arch = "s"
+    published_layout = ("state_dict", "")
     pixel_mean = pixel_std = (127.5, 127.5, 127.5)
 
     def make_patch_embed(self, settings: Mapping[str, Any]) -> nn.Module:

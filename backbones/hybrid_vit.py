@@ -201,6 +201,7 @@ class HybridViT(PlainViT):
     archs = HYBRID_ARCHS
     arch_defaults = dict(mlp_ratio=4, stem_channels=64)
     default_arch = "r50-base"
+    published_layout = ("", "")  # timm's
     pixel_mean = pixel_std = (127.5, 127.5, 127.5)
     patch_embed: HybridEmbed
 
