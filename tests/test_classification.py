@@ -132,3 +132,56 @@ def test_soft_distillation_is_scaled_by_the_number_of_logits():
     student, teacher = torch.randn(2, 4, 7, dtype=torch.float64)
     p, q = (teacher / 3).softmax(1), (student / 3).softmax(1)
     assert float(soft_distillation(student, teacher, 3.0)) == pytest.approx(float((p * (p / q).log()).sum()) * 9 / 28)
+
+
+@pytest.mark.parametrize("keep_every", [1, 2, 4])
+def test_gradients_of_supervised_columns_are_those_of_ordinary_autograd(keep_every):
+    """Losses on columns in the middle, too, whose maps the memory modes rebuild."""
+    init_default_scope("mmpretrain")
+    arch = dict(channels=(8, 12, 16, 20), depths=(1, 1, 1, 1), num_columns=4)
+    samples = [DataSample().set_gt_label(label) for label in (0, 2)]
+    images = torch.randn(2, 3, 64, 96, dtype=torch.float64)
+    grads = []
+    for memory in (dict(), dict(reversible=True, keep_every=keep_every)):
+        torch.manual_seed(0)
+        model = MODELS.build(
+            dict(
+                type="DenseClassifier",
+                backbone=dict(type="RevCol", arch=arch, **memory),
+                head=dict(type="SupervisedRevColHead", num_classes=3),
+            )
+        ).double()
+        for parameter in model.parameters():
+            torch.nn.init.uniform_(parameter, -0.5, 0.5)
+        sum(model.train().loss(images, samples).values()).backward()
+        grads.append({key: parameter.grad for key, parameter in model.named_parameters()})
+    assert None not in grads[0].values()
+    for key, expected in grads[0].items():
+        torch.testing.assert_close(grads[1][key], expected, rtol=1e-6, atol=1e-9)
+
+
+@pytest.mark.parametrize("size", [(64, 64), (75, 101)])
+def test_supervised_head_trains_on_any_image_size(size):
+    init_default_scope("mmpretrain")
+    arch = dict(channels=(8, 12, 16, 20), depths=(1, 1, 1, 1), num_columns=8)
+    head = dict(type="SupervisedRevColHead", num_classes=3)
+    model = MODELS.build(dict(type="DenseClassifier", backbone=dict(type="RevCol", arch=arch), head=head))
+    losses = model.loss(torch.randn(2, 3, *size), [DataSample().set_gt_label(label) for label in (0, 2)])
+    assert sorted(losses) == ["loss", *(f"loss_{kind}_{j}" for kind in ("image", "label") for j in range(3))]
+    assert all(torch.isfinite(loss) for loss in losses.values())
+
+
+@pytest.mark.parametrize(
+    ("backbone", "head", "message"),
+    [
+        (dict(type="RevCol", arch=dict(channels=(8, 12, 16, 20), depths=(1, 1, 1, 1), num_columns=6)),
+         dict(type="SupervisedRevColHead"), "has 6 columns; intermediate supervision takes a multiple of 4"),
+        (dict(type="PlainViT", arch="tiny"), dict(type="ClassTokenHead"), "has a pyramid.*pass pyramid=None"),
+        (dict(type="mmpretrain.ResNet", depth=18), dict(type="RevColHead"), "is a ResNet; DenseClassifier takes"),
+        (dict(type="DeiT", arch="tiny", pyramid=None), dict(type="DistilledHead", kind="firm"), "kind is 'firm'"),
+    ],
+)  # fmt: skip
+def test_wrong_parts_are_named(backbone, head, message):
+    init_default_scope("mmpretrain")
+    with pytest.raises(ValueError, match=message):
+        MODELS.build(dict(type="DenseClassifier", backbone=backbone, head=dict(num_classes=3, **head)))

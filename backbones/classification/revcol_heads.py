@@ -167,8 +167,9 @@ class SupervisedRevColHead(DenseHead):
         *early, last = self.all_logits(maps)
         losses = self._get_loss(last, data_samples)
         n = len(early)
+        height, width = (32 * size for size in maps[-1].shape[2:])  # RevCol rounds down, so an edge may be left out
+        target = target[..., :height, :width]
         for j, (logits, image) in enumerate(zip(early, self.reconstructions(maps), strict=True)):
-            image = image[..., : target.shape[2], : target.shape[3]]
             rebuilt = F.binary_cross_entropy_with_logits(image, target)
             losses[f"loss_image_{j}"] = self.reconstruction_weight * (1 - j / n) * rebuilt
             label = self._get_loss(logits, data_samples)["loss"]
