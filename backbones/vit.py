@@ -319,8 +319,10 @@ class PlainViT(DenseBackbone):
         Returns:
             The tokens after each wanted block, ``(B, prefix + h * w, C)``.
         """
-        grid = (patches.shape[2], patches.shape[3])
-        tokens = self.add_positions(patches)
+        return self.run_tokens(self.add_positions(patches), (patches.shape[2], patches.shape[3]), wanted)
+
+    def run_tokens(self, tokens: Tensor, grid: tuple[int, int], wanted: Sequence[int]) -> dict[int, Tensor]:
+        """As :meth:`run_blocks`, for tokens with positions; some of the grid's may be left out if nothing reads it."""
         outputs = {}
         for i, scales in enumerate(self._draw_drop_path(tokens)[: max(wanted, default=-1) + 1]):
             block = self.blocks[i]

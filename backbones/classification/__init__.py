@@ -5,8 +5,10 @@ not, so detection and segmentation work without mmpretrain.
 """
 
 from .classifier import DenseClassifier
+from .depth import DiverseClassifier
 from .distillation import DistilledClassifier, DistilledHead, soft_distillation
 from .heads import CaiTHead, CeiTHead, ClassTokenHead, MeanPoolHead
+from .mae import MaskedAutoencoder
 from .revcol_heads import RevColHead, SupervisedRevColHead
 
 __all__ = [
@@ -16,6 +18,8 @@ __all__ = [
     "DenseClassifier",
     "DistilledClassifier",
     "DistilledHead",
+    "DiverseClassifier",
+    "MaskedAutoencoder",
     "MeanPoolHead",
     "RevColHead",
     "SupervisedRevColHead",

@@ -41,11 +41,23 @@ class Attention(nn.Module):
             self.rel_pos_w = nn.Parameter(torch.zeros(2 * rel_pos_size[1] - 1, head_dims))
 
     def forward(self, x: Tensor, grid: tuple[int, int]) -> Tensor:
-        qkv = self.qkv(x).unflatten(2, (3, self.num_heads, -1))  # (B, N, 3, h, d)
-        q, k, v = qkv.permute(2, 0, 3, 1, 4).unbind()  # (B, h, N, d)
-        bias = relative_bias(q, self.rel_pos_h, self.rel_pos_w, grid) if self.has_rel_pos else None
-        x = self.attend(q, k, v, q.shape[-1] ** -0.5, bias)
+        q, k, v = self._project(x)
+        x = self.attend(q, k, v, q.shape[-1] ** -0.5, self._bias(q, grid))
         return self.proj(x.transpose(1, 2).flatten(2))
+
+    def maps(self, x: Tensor, grid: tuple[int, int]) -> Tensor:
+        """What the values are multiplied with, ``(B, h, N, N)``, queries first; :meth:`forward` never holds it."""
+        q, k, v = self._project(x)
+        unit = torch.eye(x.shape[1], dtype=v.dtype, device=v.device).expand(*v.shape[:2], -1, -1)
+        return self.attend(q, k, unit, q.shape[-1] ** -0.5, self._bias(q, grid))
+
+    def _project(self, x: Tensor) -> tuple[Tensor, ...]:
+        """Queries, keys and values, each ``(B, h, N, d)``."""
+        qkv = self.qkv(x).unflatten(2, (3, self.num_heads, -1))  # (B, N, 3, h, d)
+        return qkv.permute(2, 0, 3, 1, 4).unbind()
+
+    def _bias(self, q: Tensor, grid: tuple[int, int]) -> Bias | None:
+        return relative_bias(q, self.rel_pos_h, self.rel_pos_w, grid) if self.has_rel_pos else None
 
     def attend(self, q: Tensor, k: Tensor, v: Tensor, scale: float, bias: Bias | None = None) -> Tensor:
         """``softmax(scale * q k^T + bias) v``, each ``(B, h, N, d)``; ``bias`` as from :func:`relative_bias`."""
