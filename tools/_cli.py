@@ -98,14 +98,18 @@ def read_checkpoint(path: str) -> dict[str, Any]:
     return checkpoint
 
 
+def plain_names(weights: dict[str, Any]) -> dict[str, Any]:
+    """The weights without what distributed training puts before their names."""
+    return {key.removeprefix("module."): value for key, value in weights.items()}
+
+
 def check_fits(model: torch.nn.Module, checkpoint: dict[str, Any], path: str) -> None:
     """Refuse weights of another model; the runner itself would only warn and go on with random ones.
 
     Raises:
         UsageError: naming what is missing, left over, or of another shape.
     """
-    have = {key.removeprefix("module."): value for key, value in checkpoint.get("state_dict", checkpoint).items()}
-    want = {key.removeprefix("module."): value for key, value in model.state_dict().items()}
+    have, want = plain_names(checkpoint.get("state_dict", checkpoint)), plain_names(model.state_dict())
     wrong = [f"{key} (not in the file)" for key in want if key not in have]
     wrong += [f"{key} (not in the model)" for key in have if key not in want]
     wrong += [

@@ -1,6 +1,7 @@
 """The data sets of a config: moving them to another folder, and checks that come before any time is spent."""
 
 import inspect
+import itertools
 import json
 import os
 from collections.abc import Iterator
@@ -24,12 +25,24 @@ ADE20K_HELP = """\
 ADE20K is ADEChallengeData2016.zip at http://sceneparsing.csail.mit.edu, to be unpacked into data/ade; --data-root DIR
 takes it from another folder, the one with images/ and annotations/. configs/revcol_upernet_custom.py trains on images
 and masks of your own."""
+IMAGENET_HELP = """\
+ImageNet-1k (ILSVRC 2012) is at https://image-net.org/download.php, after registration. Each class has a folder, in
+train and in val; the images for validation come without folders, to be sorted by the labels in the development kit:
+    data/imagenet/train/n01440764/*.JPEG  ...
+    data/imagenet/val/n01440764/*.JPEG  ...
+--data-root DIR takes any other folder of this layout, whatever its classes are."""
 OTHER_HELP = (
     "See the data set's own page for the files; --data-root DIR takes them from another folder of the same layout."
 )
-DATA_HELP = {"Coco": COCO_HELP, "ADE20K": ADE20K_HELP}  # by what the class of a data set has in its name
+DATA_HELP = {
+    "Coco": COCO_HELP,
+    "ADE20K": ADE20K_HELP,
+    "ImageNet": IMAGENET_HELP,
+    "CustomDataset": IMAGENET_HELP,
+}  # by what the class of a data set has in its name
 LOOPS = ("train", "val", "test")
 CHECKED_MASKS = 20
+IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif")  # mmpretrain's
 
 
 def _datasets(node: Any) -> Iterator[dict]:
@@ -42,11 +55,12 @@ def _datasets(node: Any) -> Iterator[dict]:
 
 
 def _prefixes(dataset: dict) -> list[str]:
-    prefix = dataset.get("data_prefix") or {}
+    prefix = dataset.get("data_prefix") or (dataset.get("split") if _reads_images_by_class(dataset) else None) or {}
     return [prefix] if isinstance(prefix, str) else list(prefix.values())
 
 
-def _evaluators(cfg: Config, loop: str) -> list[dict]:
+def evaluators(cfg: Config, loop: str) -> list[dict]:
+    """The metrics of a loop, as configs."""
     evaluator = cfg.get(f"{loop}_evaluator") or []
     evaluator = evaluator.get("metrics", evaluator) if isinstance(evaluator, dict) else evaluator
     return [evaluator] if isinstance(evaluator, dict) else list(evaluator)
@@ -94,7 +108,7 @@ def set_data_root(cfg: Config, new: str) -> None:
         return node if root is None else os.path.normpath(os.path.join(new, os.path.relpath(node, root)))
 
     for loop in LOOPS:
-        for evaluator in _evaluators(cfg, loop):
+        for evaluator in evaluators(cfg, loop):
             file = evaluator.get("ann_file")
             if file and not any(_inside(file, root) for root in roots):
                 raise UsageError(
@@ -139,7 +153,7 @@ def check_data(cfg: Config, loops: tuple[str, ...]) -> None:
             if classes_file := _classes_file(dataset):
                 expected[classes_file] = None
             types.add(str(dataset.get("type")))
-        expected |= dict.fromkeys(e["ann_file"] for e in _evaluators(cfg, loop) if e.get("ann_file"))
+        expected |= dict.fromkeys(e["ann_file"] for e in evaluators(cfg, loop) if e.get("ann_file"))
     paths = {os.path.normpath(path) for path in expected if path and _is_local(path)}
     absent = {path for path in paths if not os.path.exists(path) or (os.path.isdir(path) and not os.listdir(path))}
     if absent:
@@ -150,6 +164,7 @@ def check_data(cfg: Config, loops: tuple[str, ...]) -> None:
         )
     datasets = [dataset for loop in loops for dataset in _datasets(cfg.get(f"{loop}_dataloader") or {})]
     _check_coco_classes(datasets)
+    _check_image_classes(cfg, [dataset for dataset in datasets if _reads_images_by_class(dataset)])
     for dataset in datasets:
         classes_file = _classes_file(dataset)
         if classes_file and _is_local(classes_file):
@@ -240,3 +255,135 @@ def _check_masks(dataset: dict, classes_file: str) -> None:
                 f"{path} holds the number {largest}, but {classes_file} has {number} classes, counted from 0; "
                 "write 255 where a pixel has no class"
             )
+
+
+# ------------------------------------------------------------------------------------------------------ classification
+def _reads_images_by_class(dataset: dict) -> bool:
+    """Whether this is a labelled data set of mmpretrain's ``CustomDataset`` or a class made from it, as ImageNet."""
+    classes = getattr(_dataset_class(dataset), "__mro__", ())
+    return dataset.get("with_label", True) and any(cls.__name__ == "CustomDataset" for cls in classes)
+
+
+def _labels_file(dataset: dict) -> str | None:
+    """The text file with the labels of such a data set, or None where the folders tell them."""
+    root, split = dataset.get("data_root") or "", dataset.get("split")
+    if dataset.get("ann_file"):
+        return os.path.join(root, dataset["ann_file"])
+    file = os.path.join(root, "meta", f"{split}.txt")
+    return file if split and os.path.isfile(file) else None
+
+
+def _class_numbers(cfg: Config) -> dict[str, int]:
+    """Every number of classes that a classifier's config states, by its key."""
+
+    def stated(node: Any, where: str) -> Iterator[tuple[str, int]]:
+        items = node.items() if isinstance(node, dict) else enumerate(node) if isinstance(node, (list, tuple)) else ()
+        for key, value in items:
+            if key == "num_classes" and value is not None:
+                yield f"{where}.{key}", value
+            yield from stated(value, f"{where}.{key}")
+
+    model = cfg.model
+    numbers = dict(stated(model.get("head"), "model.head"))
+    if numbers:
+        inside = "data_preprocessor" in model  # where the runner looks first
+        where = "model.data_preprocessor" if inside else "data_preprocessor"
+        numbers |= dict(stated(model.data_preprocessor if inside else cfg.get("data_preprocessor"), where))
+    return numbers
+
+
+def _class_names(dataset: dict) -> Any:
+    """The names of classes that such a data set's config states, or else its class; None for the folders' names."""
+    metainfo = dataset.get("metainfo") or {}
+    if "classes" in metainfo or "classes" in dataset:
+        names = metainfo.get("classes", dataset.get("classes"))
+        return list_from_file(names) if isinstance(names, str) else names
+    return getattr(_dataset_class(dataset), "METAINFO", {}).get("classes")
+
+
+def _class_folders(folder: str, suffixes: tuple[str, ...]) -> list[str]:
+    """The names of the folders, one for each class.
+
+    Raises:
+        UsageError: if there are none, or some hold no image.
+    """
+
+    def images(name: str) -> Iterator[str]:
+        for _, _, files in os.walk(os.path.join(folder, name)):
+            yield from (file for file in files if file.lower().endswith(suffixes))
+
+    names = sorted(entry.name for entry in os.scandir(folder) if entry.is_dir())
+    if not names:
+        raise UsageError(f"{folder} has no folders; each class needs one.\n{IMAGENET_HELP}")
+    if empty := [name for name in names if next(images(name), None) is None]:
+        raise UsageError(
+            f"{len(empty)} of the {len(names)} class folders in {folder} hold no image: {_listed(empty)}. Add some "
+            f"(ending in {', '.join(suffixes)}), or remove the folder from every data set"
+        )
+    return names
+
+
+def _check_labels(file: str, key: str, number: int) -> None:
+    """Refuse a list of images with anything but the number of a class behind each."""
+    for index, line in enumerate(list_from_file(file), 1):
+        label = line.strip().rpartition(" ")[2]
+        if not label.isdecimal() or int(label) >= number:
+            raise UsageError(
+                f"line {index} of {file} is {line!r}; a line is IMAGE LABEL, with a label from 0 to {number - 1} as "
+                f"{key} is {number}. Mend the file, or set the number of classes by --cfg-options"
+            )
+
+
+def _check_image_classes(cfg: Config, datasets: list[dict]) -> None:
+    """Refuse images whose classes are not the head's, not each other's, or too few for the metric.
+
+    The host would end in an index out of range while training, or count wrongly.
+    """
+    stated = _class_numbers(cfg)
+    if not stated:  # self-supervised training reads no labels
+        return
+    key, number = next(iter(stated.items()))
+    found: dict[str, list[str]] = {}
+    for dataset in datasets:
+        folder = os.path.normpath(os.path.join(dataset.get("data_root") or "", *_prefixes(dataset)))
+        file = _labels_file(dataset)
+        if file and _is_local(file):
+            _check_labels(file, key, number)
+        elif not file and _is_local(folder):
+            found[folder] = _class_folders(folder, tuple(dataset.get("extensions", IMAGE_SUFFIXES)))
+    for (one, names), (other, others) in itertools.combinations(found.items(), 2):
+        if names != others:
+            lacking = {one: [name for name in others if name not in names]}
+            lacking[other] = [name for name in names if name not in others]
+            raise UsageError(
+                f"{' and '.join(f'{folder} lacks {_listed(left)}' for folder, left in lacking.items() if left)}. The "
+                "number of a class is its folder's place in the alphabet, so all data sets need the same folders"
+            )
+    if found:
+        folder, names = next(iter(found.items()))
+        _check_class_numbers(cfg, stated, len(names), f"{folder} has {len(names)} class folders ({_listed(names)})")
+    else:
+        _check_class_numbers(cfg, stated, number, f"{key} is {number}")
+
+
+def _check_class_numbers(cfg: Config, stated: dict[str, int], number: int, found: str) -> None:
+    """Refuse a config that anywhere states another number of classes, with all options that mend it."""
+    wrong = [f"{key} is {given}" for key, given in stated.items() if given != number]
+    options: dict[str, int | None] = dict.fromkeys((key for key, given in stated.items() if given != number), number)
+    for loop in LOOPS:
+        for dataset in _datasets(cfg.get(f"{loop}_dataloader") or {}):
+            names = _class_names(dataset) if _reads_images_by_class(dataset) and not _labels_file(dataset) else None
+            if names and len(names) != number:
+                key = f"{loop}_dataloader.dataset.metainfo.classes"
+                wrong.append(f"{key} are {len(names)} names")
+                options[key] = None  # the folders' names
+        for index, evaluator in enumerate(evaluators(cfg, loop)):
+            listed = isinstance(cfg[f"{loop}_evaluator"], (list, tuple))
+            key = f"{loop}_evaluator.{index}.topk" if listed else f"{loop}_evaluator.topk"
+            if (rank := max(np.atleast_1d(evaluator.get("topk", 1)))) > number:
+                wrong.append(f"{key} is {rank}")
+                options[key] = 1
+    if wrong:
+        raise UsageError(
+            f"{found}, but {', '.join(wrong)}; add --cfg-options {' '.join(f'{key}={v}' for key, v in options.items())}"
+        )

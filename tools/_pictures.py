@@ -1,17 +1,35 @@
-"""One picture per image from the hosts' visualizers, small images enlarged so that boxes and labels stay readable."""
+"""What ``--show-dir`` draws: one picture per image from the hosts' visualizers, and a classifier's mistakes together.
+
+Small images are enlarged so that boxes and labels stay readable.
+"""
 
 import math
 import os
+import re
+from collections.abc import Sequence
 from functools import wraps
-from typing import Any
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import cv2
+import mmcv
 import numpy as np
+from _usage import say
+from matplotlib.axes import Axes
+from matplotlib.colors import PowerNorm
+from matplotlib.figure import Figure
+from mmengine import fileio
+from mmengine.evaluator import BaseMetric
 from mmengine.structures import BaseDataElement, InstanceData, PixelData
 from mmengine.visualization import Visualizer
 from torch import Tensor
 
 MIN_LONG_SIDE = 480  # pixels
+WRITTEN_CELLS = 30  # classes up to which the cells of a confusion matrix hold numbers
+WRITTEN_NAMES = 100  # classes up to which its rows and columns have names
+CONFUSIONS = 40  # listed beside a matrix without numbers
+GRID = (4, 6)  # rows and columns of mistakes
+DPI = 100
 
 
 def _enlarge_pixels(maps: Tensor, factor: int) -> Tensor:
@@ -37,7 +55,33 @@ def _enlarge_sample(sample: BaseDataElement, factor: int) -> BaseDataElement:
 
 
 def draw_into(visualizer: Visualizer, folder: str) -> None:
-    """Make a visualizer of mmdet or mmseg draw on images of at least ``MIN_LONG_SIDE`` pixels, into ``folder``."""
+    """Make a host's visualizer draw on images of at least ``MIN_LONG_SIDE`` pixels, into ``folder``."""
+    if hasattr(visualizer, "visualize_cls"):
+        _draw_classes_into(visualizer, folder)
+    else:
+        _draw_objects_into(visualizer, folder)
+
+
+def _draw_classes_into(visualizer: Any, folder: str) -> None:
+    """For mmpretrain. A picture lies in a folder named as its image's: images of two classes may have the same name."""
+    draw = visualizer.visualize_cls
+
+    @wraps(draw)
+    def draw_large(image: np.ndarray, data_sample: Any, **kwargs: Any) -> None:
+        if "img_path" in data_sample:
+            path = Path(data_sample.img_path)
+            kwargs["out_file"] = os.path.join(folder, path.parent.name, path.name)
+            image = np.ascontiguousarray(image[..., ::-1])  # files are read as BGR; the visualizer takes RGB
+        kwargs.setdefault("rescale_factor", max(1, math.ceil(MIN_LONG_SIDE / max(image.shape[:2]))))
+        if classes := (visualizer.dataset_meta or {}).get("classes"):
+            kwargs.setdefault("classes", readable_names(classes))
+        draw(image, data_sample, **kwargs)
+
+    visualizer.visualize_cls = draw_large
+
+
+def _draw_objects_into(visualizer: Visualizer, folder: str) -> None:
+    """For mmdet and mmseg."""
     draw = visualizer.add_datasample
 
     @wraps(draw)
@@ -51,3 +95,125 @@ def draw_into(visualizer: Visualizer, folder: str) -> None:
         draw(name, image, data_sample, *args, **kwargs)
 
     visualizer.add_datasample = draw_large
+
+
+# ------------------------------------------------------------------------------------------------------ classification
+class Guess(NamedTuple):
+    """What a classifier said of an image."""
+
+    path: str  # empty if the image comes from no file of its own
+    label: int  # the true one
+    guess: int
+    score: float
+
+
+class ClassificationPictures(BaseMetric):
+    """Writes ``confusion_matrix.png`` and ``mistakes.png``; measures nothing.
+
+    Args:
+        folder: Where to.
+        classes: Names, or None for numbers.
+    """
+
+    default_prefix = "pictures"  # mmengine wants one
+
+    def __init__(self, folder: str, classes: Sequence[str] | None) -> None:
+        super().__init__()
+        self.folder, self.classes = Path(folder), classes
+
+    def process(self, data_batch: Any, data_samples: Sequence[dict]) -> None:
+        """Collect the predictions of a batch."""
+        for sample in data_samples:
+            self.number = len(sample["pred_score"])
+            score, guess = sample["pred_score"].max(0)
+            self.results.append(Guess(sample.get("img_path", ""), int(sample["gt_label"]), int(guess), float(score)))
+
+    def compute_metrics(self, results: list[tuple]) -> dict[str, float]:
+        """Draw; no metrics come of it."""
+        from mmpretrain.evaluation import ConfusionMatrix
+
+        guesses = [Guess(*result) for result in results]  # mmengine makes plain tuples of them
+        names = readable_names(self.classes or [str(i) for i in range(self.number)])
+        counts = ConfusionMatrix.calculate([g.guess for g in guesses], [g.label for g in guesses], self.number)
+        self.folder.mkdir(parents=True, exist_ok=True)
+        draw_confusion_matrix(np.asarray(counts), names).savefig(self.folder / "confusion_matrix.png", dpi=DPI)
+        if all(g.path for g in guesses):
+            draw_mistakes(guesses, names).savefig(self.folder / "mistakes.png", dpi=DPI)
+        else:
+            say("--show-dir: the data set has no image files, so there is no mistakes.png")
+        return {}
+
+
+def readable_names(classes: Sequence[str]) -> list[str]:
+    """Short names of classes; for ImageNet's 1000 folders, which are numbers of WordNet, what they stand for."""
+    if len(classes) == 1000 and all(re.fullmatch(r"n\d{8}", name) for name in classes):
+        from mmpretrain.datasets.categories import IMAGENET_CATEGORIES
+
+        classes = IMAGENET_CATEGORIES
+    names = [name.partition(",")[0] for name in classes]  # the first of several synonyms
+    return [name if len(name) <= 24 else f"{name[:22]}..." for name in names]
+
+
+def draw_confusion_matrix(counts: np.ndarray, names: Sequence[str]) -> Figure:
+    """The picture of a confusion matrix: colours are shares of a row, in per cent.
+
+    Args:
+        counts: Images by true class (rows) and predicted class (columns).
+        names: Of the classes. Up to ``WRITTEN_CELLS`` cells hold count and share; for more the largest confusions are
+            listed beside the matrix.
+    """
+    n, totals = len(names), counts.sum(1)
+    shares = 100 * counts / np.maximum(totals, 1)[:, None]
+    written = n <= WRITTEN_CELLS
+    side = max(5, 0.62 * n) if written else max(9, 0.15 * min(n, WRITTEN_NAMES))
+    figure = Figure(figsize=(side + (2 if written else 7), side + 0.6), layout="constrained")
+    if written:
+        axis = figure.subplots()
+        mesh = axis.imshow(shares, cmap="Blues", vmin=0, vmax=100)
+    else:  # a linear scale would not show the few per cent off the diagonal
+        axis, beside = figure.subplots(1, 2, width_ratios=(side, 5))
+        mesh = axis.imshow(shares, cmap="Blues", norm=PowerNorm(0.4, 0, 100), interpolation="nearest")
+        _list_confusions(beside, counts, shares, names)
+    figure.colorbar(mesh, ax=axis, label="% of the true class", shrink=0.7, aspect=40)
+    top1 = 100 * np.trace(counts) / max(counts.sum(), 1)
+    axis.set(title=f"top-1 {top1:.2f} % of {counts.sum()} images", xlabel="predicted class", ylabel="true class")
+    if n <= WRITTEN_NAMES:
+        rows = [f"{name} ({total})" for name, total in zip(names, totals, strict=True)]
+        small: dict[str, Any] = dict(fontsize=10 if written else 7)
+        axis.set_xticks(range(n), names, rotation=45 if written else 90, ha="right" if written else "center", **small)
+        axis.set_yticks(range(n), rows, **small)
+    if written:
+        for i, j in np.argwhere(counts):
+            colour = "white" if shares[i, j] > 50 else "black"
+            text = f"{counts[i, j]}\n{shares[i, j]:.0f} %"
+            axis.text(j, i, text, ha="center", va="center", color=colour, fontsize=10 if n <= 10 else 8)
+    return figure
+
+
+def _list_confusions(axis: Axes, counts: np.ndarray, shares: np.ndarray, names: Sequence[str]) -> None:
+    axis.axis("off")
+    wrong = np.where(np.eye(len(names), dtype=bool), 0, counts)
+    order = np.argsort(-wrong, axis=None, kind="stable")[:CONFUSIONS]
+    pairs = [pair for pair in zip(*np.unravel_index(order, wrong.shape), strict=True) if wrong[pair]]
+    lines = [f"{counts[i, j]:6}  {shares[i, j]:3.0f} %  {names[i]} -> {names[j]}" for i, j in pairs]
+    head = "most frequent confusions\n\n images  share  true -> predicted"
+    axis.text(0, 1, "\n".join([head, *lines]), va="top", family="monospace", fontsize=11, transform=axis.transAxes)
+
+
+def draw_mistakes(guesses: Sequence[Guess], names: Sequence[str]) -> Figure:
+    """A grid of the mistakes with the highest scores: above an image what was predicted, below what is true."""
+    mistakes = sorted((g for g in guesses if g.guess != g.label), key=lambda g: -g.score)
+    shown = mistakes[: math.prod(GRID)]
+    rows = max(1, math.ceil(len(shown) / GRID[1]))
+    figure = Figure(figsize=(2.3 * GRID[1], 2.8 * rows + 0.6), layout="constrained")
+    count = f"the {len(shown)} most confident of {len(mistakes)}" if len(mistakes) > len(shown) else f"{len(mistakes)}"
+    figure.suptitle(f"{count} mistakes in {len(guesses)} images")
+    axes = figure.subplots(rows, GRID[1], squeeze=False).ravel()
+    for axis in axes:
+        axis.axis("off")
+    for axis, mistake in zip(axes, shown, strict=False):
+        axis.imshow(mmcv.imfrombytes(fileio.get(mistake.path), channel_order="rgb"))
+        axis.set_title(f"{names[mistake.guess]} {mistake.score:.2f}", color="firebrick", fontsize=10)
+        below = dict(ha="center", va="top", transform=axis.transAxes, color="darkgreen", fontsize=10)
+        axis.text(0.5, -0.03, f"true: {names[mistake.label]}", **below)
+    return figure

@@ -6,24 +6,34 @@ import inspect
 import json
 import os
 from collections.abc import Sequence
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
 import torch
 from _cli import build_runner, check_fits, load_config, make_parser, read_checkpoint
-from _data import check_data
-from _pictures import draw_into
-from _usage import UsageError, run
+from _data import check_data, evaluators
+from _pictures import ClassificationPictures, draw_into
+from _usage import UsageError, run, say
 from mmengine.config import Config
 from mmengine.evaluator import BaseMetric, DumpResults
-from mmengine.registry import HOOKS, METRICS
+from mmengine.registry import HOOKS, METRICS, MODELS
+
+from backbones.weights import CheckpointError, find_weights, load_pretrained
+from backbones.weights import read_checkpoint as weights_of
+
+SINGLE_LABEL = ("Accuracy", "SingleLabelMetric", "ConfusionMatrix")  # mmpretrain's metrics of one class an image
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     """Read the command line."""
     parser = make_parser("Evaluate a checkpoint, dump or draw its predictions.")
     parser.add_argument("checkpoint", help="checkpoint file")
-    parser.add_argument("--show-dir", help="write a picture of each image here, ground truth left, prediction right")
+    parser.add_argument(
+        "--show-dir",
+        help="write a picture of each image here, ground truth left, prediction right; of a classifier also a "
+        "confusion matrix and its most confident mistakes",
+    )
     parser.add_argument("--out", help="write the predictions to this .pkl file, the metrics to a .json file beside it")
     return parser.parse_args(argv)
 
@@ -65,6 +75,43 @@ def dump_metric(path: str) -> BaseMetric:
     return compressing(out_file_path=path)
 
 
+def takes_published_weights(cfg: Config) -> bool:
+    """Whether the model of a config reads files of the papers' authors: a classifier of this package."""
+    with MODELS.switch_scope_and_registry(None) as registry:
+        model = registry.get(cfg.model.type) if isinstance(cfg.model.type, str) else cfg.model.type
+    return hasattr(model, "published_name")
+
+
+def is_published(path: str) -> bool:
+    """Whether a file of weights is a published one, by its names, not written by a training of these tools."""
+    try:
+        _, weights = find_weights(weights_of(path)[0])
+    except (CheckpointError, FileNotFoundError) as error:
+        raise UsageError(error) from error
+    return not any(name.removeprefix("module.").startswith("backbone.") for name in weights)
+
+
+def load_published(model: Any, path: str) -> None:
+    """Load a published file; unlike in training, all of it must fit."""
+    try:
+        report = load_pretrained(model, path)
+    except CheckpointError as error:
+        raise UsageError(error) from error
+    if not report.complete:
+        raise UsageError(f"the file is of another model than the config's, or of another head:\n{report}")
+
+
+def note_classes(trained: Sequence[str] | None, tested: Sequence[str] | None) -> None:
+    """Say so if the data set's classes have other names than the training's; they are compared by number."""
+    differing = [pair for pair in zip_longest(trained or (), tested or ()) if pair[0] != pair[1]]
+    if trained and tested and differing:
+        was, now = differing[0]
+        say(
+            f"{len(differing)} classes have other names in the data set than in the checkpoint's training, the first "
+            f"is {now!r} and was {was!r}; predictions are compared by the numbers of classes"
+        )
+
+
 def main(args: argparse.Namespace) -> None:
     """Check everything that can be checked, then evaluate."""
     if args.out and not args.out.endswith((".pkl", ".pickle")):
@@ -72,17 +119,26 @@ def main(args: argparse.Namespace) -> None:
     cfg = load_config(args)
     if "test_dataloader" not in cfg:
         raise UsageError(f"{args.config} has no test_dataloader; it is not a config for testing")
-    checkpoint = read_checkpoint(args.checkpoint)
+    published = takes_published_weights(cfg) and is_published(args.checkpoint)
+    checkpoint = {} if published else read_checkpoint(args.checkpoint)
     check_data(cfg, ("test",))
     if args.show_dir:
         set_show_dir(cfg, args.show_dir)
-    cfg.load_from = args.checkpoint
+    cfg.load_from = None if published else args.checkpoint
     cfg.resume = False
     runner = build_runner(cfg)
-    check_fits(runner.model, checkpoint, args.checkpoint)
+    if published:
+        load_published(getattr(runner.model, "module", runner.model), args.checkpoint)
+    else:
+        check_fits(runner.model, checkpoint, args.checkpoint)
+    loop: Any = runner.test_loop
+    classes = loop.dataloader.dataset.metainfo.get("classes")
+    note_classes(((checkpoint.get("meta") or {}).get("dataset_meta") or {}).get("classes"), classes)
     del checkpoint
     if args.show_dir:
         draw_into(runner.visualizer, args.show_dir)
+        if any(metric.get("type") in SINGLE_LABEL for metric in evaluators(cfg, "test")):
+            runner.test_evaluator.metrics.append(ClassificationPictures(args.show_dir, classes))
     if args.out:
         runner.test_evaluator.metrics.append(dump_metric(args.out))
     metrics = runner.test()

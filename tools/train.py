@@ -3,12 +3,14 @@
 
 import argparse
 from pathlib import Path
+from typing import Any
 
-from _cli import build_runner, check_fits, check_pretrained, load_config, make_parser, read_checkpoint
+from _cli import build_runner, check_fits, check_pretrained, load_config, make_parser, plain_names, read_checkpoint
 from _data import check_data
 from _usage import UsageError, run, say
 from mmengine.config import Config
 from mmengine.device import get_device
+from mmengine.hooks import Hook
 from mmengine.runner import Runner
 
 from backbones.engine.resumable import make_resumable
@@ -26,6 +28,12 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         metavar="PATH",
         help="continue from this checkpoint, or without PATH from the work dir's last one; the loss curve is the one "
         "the interrupted run would have had",
+    )
+    parser.add_argument(
+        "--reset-head",
+        action="store_true",
+        help="start from load_from although its classification head has another number of classes: what differs in "
+        "shape is initialised anew",
     )
     return parser.parse_args(argv)
 
@@ -112,6 +120,47 @@ def check_optimizer(runner: Runner, checkpoint: dict, path: str) -> None:
             )
 
 
+# ----------------------------------------------------------------------------------------- weights of other classes
+class DropWeights(Hook):
+    """Takes weights out of ``load_from`` before the model, or its moving average, reads them."""
+
+    priority = "VERY_HIGH"
+
+    def __init__(self, names: set[str]) -> None:
+        self.names = names
+
+    def after_load_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
+        weights = checkpoint.get("state_dict", checkpoint)
+        for key in [key for key in weights if key.removeprefix("module.") in self.names]:
+            del weights[key]
+
+
+def check_head(runner: Runner, checkpoint: dict[str, Any], path: str, reset: bool) -> None:
+    """Refuse a classification head of another shape in ``load_from``, or drop it; mmengine would only print it.
+
+    Raises:
+        UsageError: naming the shapes and ``--reset-head``.
+    """
+    have, want = plain_names(checkpoint.get("state_dict", checkpoint)), plain_names(runner.model.state_dict())
+    other = {
+        key: f"{key} (file {tuple(have[key].shape)}, model {tuple(value.shape)})"
+        for key, value in want.items()
+        if key.startswith("head.") and key in have and have[key].shape != value.shape
+    }
+    if not other:
+        if reset:
+            say(f"--reset-head: the head in {path} has the shapes of the config's, so its weights are kept")
+        return
+    listed = ", ".join(other.values())
+    if not reset:
+        raise UsageError(
+            f"the head in {path} has another number of classes: {listed}. Add --reset-head to take over "
+            "everything else and start these anew"
+        )
+    say(f"--reset-head: not taken from {path}, but initialised anew: {listed}")
+    runner.register_hook(DropWeights(set(other)))
+
+
 def main(args: argparse.Namespace) -> None:
     """Check everything that can be checked, then train."""
     cfg = load_config(args)
@@ -124,6 +173,12 @@ def main(args: argparse.Namespace) -> None:
         set_auto_scale_lr(cfg)
 
     path = choose_checkpoint(cfg, args.resume)
+    start = None if path else cfg.get("load_from")
+    if args.reset_head and not start:
+        raise UsageError(
+            "--reset-head is for starting from a checkpoint of other classes: name it by --cfg-options load_from=PATH, "
+            "without --resume"
+        )
     checkpoint = read_checkpoint(path) if path else None
     cfg.resume = checkpoint is not None
     if path and checkpoint:
@@ -137,6 +192,8 @@ def main(args: argparse.Namespace) -> None:
         check_fits(runner.model, checkpoint, path)
         check_optimizer(runner, checkpoint, path)
         del checkpoint
+    if start:
+        check_head(runner, read_checkpoint(start), start, args.reset_head)
     runner.train()
 
 

@@ -5,9 +5,11 @@ from __future__ import annotations
 import copy
 from typing import Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from mmengine.registry import MODELS
+from mmpretrain.models import HuggingFaceClassifier, TimmClassifier
 from torch import Tensor, nn
 
 from ..vit import NORM_EPS, DeiT
@@ -98,45 +100,68 @@ def soft_distillation(logits: Tensor, teacher_logits: Tensor, temperature: float
     return divergence * temperature**2 / logits.numel()
 
 
+class Unregistered(list):
+    """Keeps a module out of its owner's ``parameters()`` and checkpoints; a copy of the owner shares it.
+
+    Copies are those of moving averages, which have no use for a second teacher.
+    """
+
+    def __deepcopy__(self, memo: dict) -> Unregistered:
+        return self
+
+
 @MODELS.register_module()
 class DistilledClassifier(DenseClassifier):
     """A classifier with a :class:`DistilledHead` and its teacher.
 
     The teacher sees the student's images, mixed up and augmented as they are, in eval mode and without gradients. It
-    belongs to the training only: it is not in ``parameters()`` nor in checkpoints.
+    belongs to the training only: it is not in ``parameters()`` nor in checkpoints, and a model that only predicts never
+    builds it.
 
     Args:
         teacher: Config of any classifier of mmpretrain, for example ``dict(type='TimmClassifier',
-            model_name='regnety_160', pretrained=True)``, with its weights as ``init_cfg`` or ``pretrained``.
+            model_name='regnety_160.deit_in1k', pretrained=True)``, with its weights as ``init_cfg`` or ``pretrained``.
         kwargs: As for :class:`DenseClassifier`.
 
     Raises:
-        ValueError: for a teacher of other classes, or of images normalised in another way.
+        ValueError: before training, for a teacher of images normalised in another way; in it, for one of other classes.
     """
 
     def __init__(self, teacher: dict, **kwargs: Any) -> None:
         super().__init__(**kwargs)
-        net: Any = MODELS.build(copy.deepcopy(teacher))
-        net.init_weights()
-        self._check_images(net)
-        self._teacher = [net.eval().requires_grad_(False)]  # in a list, so that it is no part of this module
+        self._teacher_cfg = teacher
+        self._teacher = Unregistered()  # empty until it is needed
 
     @property
     def teacher(self) -> nn.Module:
+        """Built at first use, with the student's type of numbers and on its device."""
+        if not self._teacher:
+            net: Any = MODELS.build(copy.deepcopy(self._teacher_cfg))
+            if net.init_cfg or not isinstance(net, (TimmClassifier, HuggingFaceClassifier)):
+                net.init_weights()  # else it was built with its weights, which this would replace in some networks
+            self._check_images(net)
+            self._teacher.append(net.to(next(self.parameters())).eval().requires_grad_(False))
         return self._teacher[0]
 
+    def init_weights(self) -> None:
+        """Initialises the student, and builds the teacher: what does not fit is refused before training."""
+        super().init_weights()
+        _ = self.teacher
+
     def _apply(self, fn: Any, recurse: bool = True) -> DistilledClassifier:
-        self._teacher[0]._apply(fn)  # to the student's device
+        for teacher in self._teacher:
+            teacher._apply(fn)  # to the student's device
         return super()._apply(fn, recurse)
 
     def _check_images(self, teacher: Any) -> None:
         timm = getattr(getattr(teacher, "model", None), "default_cfg", None)  # values of 0 to 1
         for name in ("mean", "std"):
-            ours = getattr(self.data_preprocessor, name, None)
-            theirs = torch.tensor(timm[name]) * 255 if timm else getattr(teacher.data_preprocessor, name, None)
-            if theirs is None or (ours is not None and torch.allclose(ours.flatten(), theirs.flatten(), atol=0.5)):
+            ours, theirs = (getattr(net.data_preprocessor, name, None) for net in (self, teacher))
+            ours, theirs = (x if x is None else x.flatten().tolist() for x in (ours, theirs))
+            theirs = [255 * x for x in timm[name]] if timm else theirs
+            stated: list[Any] = [x and [round(v, 1) for v in x] for x in (theirs, ours)]
+            if theirs is None or (ours is not None and np.allclose(*stated, rtol=0, atol=0.5)):
                 continue  # it does not say, or they are the same
-            stated = [None if x is None else [round(v, 1) for v in x.flatten().tolist()] for x in (theirs, ours)]
             raise ValueError(
                 f"the teacher's images have {name} {stated[0]}, the student's {stated[1]}; both see the same images, "
                 "so set data_preprocessor to the teacher's, or take another teacher"

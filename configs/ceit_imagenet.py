@@ -1,0 +1,11 @@
+"""CeiT-S, ImageNet-1k, 300 epochs: DeiT's recipe, as in the official code.
+
+Run:    torchrun --nproc_per_node=8 tools/train.py configs/ceit_imagenet.py --launcher pytorch
+Result: not yet run here. Published: top-1 82.0, 24.2 M parameters (CeiT readme).
+
+The positions of the layers (head.pos_layer_embed) do decay: the official code's list of what is spared omits them.
+"""
+
+_base_ = "./vit_imagenet.py"
+
+model = dict(backbone=dict(type="CeiT", arch="small"), head=dict(type="CeiTHead"))
