@@ -91,11 +91,13 @@ def swap_backbone(
     path, holder = _find_holder(cfg)
     old = _probe(holder["backbone"])
     given = dict(options)
-    if issubclass(BACKBONES[name], PlainViT) and "pyramid" not in given and _wants_raw_maps(host, old):
-        depth = BACKBONES[name].parse_arch(given.get("arch", BACKBONES[name].default_arch))["depth"]  # type: ignore[attr-defined]
-        given.update(pyramid=None, taps=tuple(depth * i // len(old.channels) - 1 for i in _count(old)))
+    cls: Any = BACKBONES[name]
+    # classifiers, and decoders made for maps of equal stride, want a ViT's maps as they are
+    if issubclass(cls, PlainViT) and "pyramid" not in given and (host == "mmpretrain" or _equal_strides(old)):
+        depth, n = cls.parse_arch(given.get("arch", cls.default_arch))["depth"], len(old.channels)
+        given.update(pyramid=None, taps=tuple(depth * i // n - 1 for i in range(1, n + 1)))
     with torch.device("meta"):
-        backbone = BACKBONES[name](**given)
+        backbone = cls(**given)
     new = Levels(backbone.out_channels, backbone.strides)
     if pretrained and any(isinstance(module, _BatchNorm) for module in backbone.modules()):
         given.setdefault("norm_eval", True)
@@ -191,15 +193,6 @@ def _probe_cached(text: str, name: str) -> Levels:
             "start from a stock config whose backbone is a ResNet",
         )
     return Levels(tuple(x.shape[1] for x in maps), tuple(round(size[0] / x.shape[2]) for x in maps))
-
-
-def _count(levels: Levels) -> range:
-    return range(1, len(levels.channels) + 1)
-
-
-def _wants_raw_maps(host: str, old: Levels) -> bool:
-    """Whether what follows wants a ViT's maps as they are: classifiers, and decoders made for maps of equal stride."""
-    return host == "mmpretrain" or _equal_strides(old)
 
 
 def _equal_strides(levels: Levels) -> bool:
