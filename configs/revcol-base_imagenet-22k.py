@@ -14,7 +14,6 @@ _base_ = "./revcol_imagenet.py"
 
 num_classes = 21841
 model = dict(backbone=dict(arch="base", drop_path_rate=0.3), head=dict(num_classes=num_classes))
-data_preprocessor = dict(num_classes=num_classes)
 train_dataloader = dict(dataset=dict(data_root="data/imagenet-22k"))
 val_dataloader = val_evaluator = val_cfg = None
 test_dataloader = test_evaluator = test_cfg = None

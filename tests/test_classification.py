@@ -7,7 +7,7 @@ from mmpretrain.structures import DataSample
 
 import backbones.classification  # noqa: F401  (registers)
 from backbones.classification import soft_distillation
-from backbones.weights import load_pretrained
+from backbones.weights import CheckpointError, load_pretrained
 
 
 def official(source: dict, name: str) -> dict:
@@ -49,14 +49,14 @@ MODELS_OF = {  # fixture: backbone, head
 }
 
 
-def build(source: dict, name: str, head: str | None = None, **kwargs):
+def build(source: dict, name: str, head: str | None = None, num_classes: int | None = None, **kwargs):
     init_default_scope("mmpretrain")
     backbone, head_type = MODELS_OF[name]
     settings = dict(type=backbone, arch=official(source, name))
     if backbone != "RevCol":
         settings.update(pyramid=None, img_size=source["config"]["img_size"])
     settings.update(kwargs)
-    num_classes = source["config"]["num_classes"]
+    num_classes = num_classes or source["config"]["num_classes"]
     return MODELS.build(
         dict(type="DenseClassifier", backbone=settings, head=dict(type=head or head_type, num_classes=num_classes))
     )
@@ -91,6 +91,27 @@ def test_official_file_loads_whole(case, tmp_path):
     assert report.skipped == []
     assert sorted(report.loaded) == sorted(model.state_dict())
     assert len(report.loaded) == len(source["state_dict"])
+
+
+def test_head_of_other_classes_starts_anew_on_demand(case, tmp_path):
+    name, source, model = case
+    heads = {
+        key
+        for key, value in model.state_dict().items()
+        if key[:5] == "head." and value.shape[:1] == (source["config"]["num_classes"],)
+    }
+    torch.save(source["state_dict"], tmp_path / "official.pth")
+    settings = dict(type="Pretrained", checkpoint=str(tmp_path / "official.pth"))
+    other = build(source, name, num_classes=source["config"]["num_classes"] + 3)
+    other.init_cfg = settings
+    with pytest.raises(CheckpointError, match="another number of classes.*reset_head=True"):
+        other.init_weights()
+    other.init_cfg = settings | dict(reset_head=True)
+    other.init_weights()
+    mine, official = other.state_dict(), model.state_dict()
+    assert {key for key in mine if mine[key].shape != official[key].shape} == heads != set()
+    for key in mine.keys() - heads:
+        torch.testing.assert_close(mine[key], official[key], rtol=0, atol=0)
 
 
 @pytest.mark.parametrize("name", ["revcol", "revcol_22k", "revcol_huge"])

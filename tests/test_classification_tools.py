@@ -41,6 +41,7 @@ model = dict(
     ),
     train_cfg=dict(augments=[dict(type="Mixup", alpha=0.8), dict(type="CutMix", alpha=1.0)]),
 )
+data_preprocessor = dict(num_classes=1000)
 train_dataloader = dict(batch_size=50, num_workers=1)
 val_dataloader = dict(batch_size=50, num_workers=1)
 test_dataloader = val_dataloader
@@ -203,7 +204,6 @@ model = dict(
     backbone=dict(type="RevCol", arch={arch}),
     head=dict(type="SupervisedRevColHead", num_classes=10),
 )
-data_preprocessor = dict(num_classes=10)
 test_dataloader = dict(num_workers=0)
 optim_wrapper = dict(optimizer=dict(type="AdamW", lr=1e-3))
 train_cfg = dict(by_epoch=True, max_epochs=1)
@@ -235,6 +235,52 @@ test_cfg = dict()
     refused = run("test", config, tmp_path / "published.pth", *shared)
     assert refused.returncode == 2
     assert re.search(r"missing +1: backbone\.stem\.0\.bias\n", refused.stderr)
+
+
+def test_training_starts_from_a_published_file_of_other_classes(fixtures, flowers, tmp_path):
+    source = torch.load(fixtures / "vit.pt", weights_only=True)
+    settings, weights = source["config"], source["state_dict"]
+    torch.save(weights, tmp_path / "published.pth")
+    arch = {key: settings[ours] for key, ours in [("embed_dims", "embed_dim"), ("depth", "depth")]}
+    config = tmp_path / "published.py"
+    config.write_text(f"""
+_base_ = "{ROOT}/configs/_base_/imagenet.py"
+custom_imports = dict(imports=["backbones.classification"], allow_failed_imports=False)
+arch = dict({arch}, num_heads={settings["num_heads"]}, mlp_ratio={settings["mlp_ratio"]})
+model = dict(
+    type="DenseClassifier",
+    backbone=dict(type="PlainViT", arch=arch, img_size={settings["img_size"]}, pyramid=None),
+    head=dict(type="ClassTokenHead", num_classes=5),
+    train_cfg=dict(augments=[dict(type="Mixup", alpha=0.8)]),
+)
+train_dataloader = dict(num_workers=0, persistent_workers=False, dataset=dict(indices=4))
+optim_wrapper = dict(optimizer=dict(type="AdamW", lr=0))
+train_cfg = dict(by_epoch=True, max_epochs=1)
+val_dataloader = val_evaluator = val_cfg = None
+test_dataloader = test_evaluator = test_cfg = None
+load_from = "{tmp_path}/published.pth"
+""")
+    shared = (config, "--data-root", flowers, "--work-dir", tmp_path / "work")
+    refused = run("train", *shared)
+    assert refused.returncode == 2
+    classes, width = weights["head.weight"].shape
+    shapes = f"head.head.weight (file ({classes}, {width}), model (5, {width})), head.head.bias (file ({classes},)"
+    assert f"published.pth: the head has another number of classes: {shapes}" in refused.stderr
+    assert "tools/train.py: --reset-head" in refused.stderr
+
+    result = run("train", *shared, "--reset-head")
+    assert result.returncode == 0, result.stderr
+    assert f"adapted: initialised anew: {shapes}" in result.stdout + result.stderr
+    after = torch.load(tmp_path / "work" / "epoch_1.pth", weights_only=False)["state_dict"]
+    assert after["head.head.weight"].std() > 0
+    for ours, published in {
+        "backbone.blocks.0.attn.qkv.weight": "blocks.0.attn.qkv.weight",
+        "head.norm.bias": "norm.bias",
+    }.items():
+        torch.testing.assert_close(after[ours], weights[published], rtol=0, atol=0)
+
+    message = run("train", *shared, "--reset-head", "--resume").stderr
+    assert "name it by --cfg-options load_from=PATH, without --resume" in message
 
 
 def test_other_classes_than_the_training_s_are_said(trained, flowers, tmp_path):

@@ -12,10 +12,12 @@ from _options import HELP as OPTIONS_HELP
 from _options import merge_options
 from _usage import UsageError
 from mmengine.config import Config, DictAction
-from mmengine.registry import RUNNERS, init_default_scope
+from mmengine.registry import MODELS, RUNNERS, init_default_scope
 from mmengine.runner import CheckpointLoader, Runner
 
 import backbones.engine.resumable  # noqa: F401  (the config copied into a work dir names its classes)
+from backbones.weights import CheckpointError, find_weights
+from backbones.weights import read_checkpoint as weights_of
 
 
 def make_parser(description: str) -> argparse.ArgumentParser:
@@ -96,6 +98,22 @@ def read_checkpoint(path: str) -> dict[str, Any]:
     if not isinstance(checkpoint, dict):
         raise UsageError(f"{path} holds a {type(checkpoint).__name__}, not a checkpoint")
     return checkpoint
+
+
+def takes_published_weights(cfg: Config) -> bool:
+    """Whether the model of a config reads files of the papers' authors: a classifier of this package."""
+    with MODELS.switch_scope_and_registry(None) as registry:
+        model = registry.get(cfg.model.type) if isinstance(cfg.model.type, str) else cfg.model.type
+    return hasattr(model, "published_name")
+
+
+def is_published(path: str) -> bool:
+    """Whether a file of weights is a published one, by its names, not written by a training of these tools."""
+    try:
+        _, weights = find_weights(weights_of(path)[0])
+    except (CheckpointError, FileNotFoundError) as error:
+        raise UsageError(error) from error
+    return not any(name.removeprefix("module.").startswith("backbone.") for name in weights)
 
 
 def plain_names(weights: dict[str, Any]) -> dict[str, Any]:

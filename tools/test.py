@@ -11,16 +11,24 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from _cli import build_runner, check_fits, load_config, make_parser, read_checkpoint
-from _data import check_data, evaluators
+from _cli import (
+    build_runner,
+    check_fits,
+    is_published,
+    load_config,
+    make_parser,
+    read_checkpoint,
+    takes_published_weights,
+)
+from _data import check_data
+from _datasets import evaluators
 from _pictures import ClassificationPictures, draw_into
 from _usage import UsageError, run, say
 from mmengine.config import Config
 from mmengine.evaluator import BaseMetric, DumpResults
-from mmengine.registry import HOOKS, METRICS, MODELS
+from mmengine.registry import HOOKS, METRICS
 
-from backbones.weights import CheckpointError, find_weights, load_pretrained
-from backbones.weights import read_checkpoint as weights_of
+from backbones.weights import CheckpointError, load_pretrained
 
 SINGLE_LABEL = ("Accuracy", "SingleLabelMetric", "ConfusionMatrix")  # mmpretrain's metrics of one class an image
 
@@ -73,22 +81,6 @@ def dump_metric(path: str) -> BaseMetric:
     with METRICS.switch_scope_and_registry(None) as registry:
         compressing = registry.module_dict.get("DumpDetResults", DumpLabelMaps)
     return compressing(out_file_path=path)
-
-
-def takes_published_weights(cfg: Config) -> bool:
-    """Whether the model of a config reads files of the papers' authors: a classifier of this package."""
-    with MODELS.switch_scope_and_registry(None) as registry:
-        model = registry.get(cfg.model.type) if isinstance(cfg.model.type, str) else cfg.model.type
-    return hasattr(model, "published_name")
-
-
-def is_published(path: str) -> bool:
-    """Whether a file of weights is a published one, by its names, not written by a training of these tools."""
-    try:
-        _, weights = find_weights(weights_of(path)[0])
-    except (CheckpointError, FileNotFoundError) as error:
-        raise UsageError(error) from error
-    return not any(name.removeprefix("module.").startswith("backbone.") for name in weights)
 
 
 def load_published(model: Any, path: str) -> None:

@@ -5,7 +5,17 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from _cli import build_runner, check_fits, check_pretrained, load_config, make_parser, plain_names, read_checkpoint
+from _cli import (
+    build_runner,
+    check_fits,
+    check_pretrained,
+    is_published,
+    load_config,
+    make_parser,
+    plain_names,
+    read_checkpoint,
+    takes_published_weights,
+)
 from _data import check_data
 from _usage import UsageError, run, say
 from mmengine.config import Config
@@ -14,6 +24,7 @@ from mmengine.hooks import Hook
 from mmengine.runner import Runner
 
 from backbones.engine.resumable import make_resumable
+from backbones.weights import CheckpointError
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
@@ -32,8 +43,8 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument(
         "--reset-head",
         action="store_true",
-        help="start from load_from although its classification head has another number of classes: what differs in "
-        "shape is initialised anew",
+        help="start from load_from, or a classifier's init_cfg, although the head there has another number of classes: "
+        "what differs in shape is initialised anew",
     )
     return parser.parse_args(argv)
 
@@ -161,6 +172,28 @@ def check_head(runner: Runner, checkpoint: dict[str, Any], path: str, reset: boo
     runner.register_hook(DropWeights(set(other)))
 
 
+def choose_start(cfg: Config, resumed: bool, reset_head: bool) -> str | None:
+    """The file of weights that the runner is to start from, or None; a published one becomes the model's ``init_cfg``.
+
+    Raises:
+        UsageError: for ``--reset-head`` without a file to start from.
+    """
+    if resumed and not reset_head:
+        return None
+    start, classifier = cfg.get("load_from"), takes_published_weights(cfg)
+    if start and classifier and is_published(start):
+        cfg.model.init_cfg = dict(type="Pretrained", checkpoint=start)
+        cfg.load_from = start = None
+    if reset_head and (resumed or not start):
+        if resumed or not (classifier and cfg.model.get("init_cfg")):
+            raise UsageError(
+                "--reset-head is for starting from a checkpoint of other classes: name it by --cfg-options "
+                "load_from=PATH, without --resume"
+            )
+        cfg.model.init_cfg.reset_head = True
+    return start
+
+
 def main(args: argparse.Namespace) -> None:
     """Check everything that can be checked, then train."""
     cfg = load_config(args)
@@ -173,12 +206,7 @@ def main(args: argparse.Namespace) -> None:
         set_auto_scale_lr(cfg)
 
     path = choose_checkpoint(cfg, args.resume)
-    start = None if path else cfg.get("load_from")
-    if args.reset_head and not start:
-        raise UsageError(
-            "--reset-head is for starting from a checkpoint of other classes: name it by --cfg-options load_from=PATH, "
-            "without --resume"
-        )
+    start = choose_start(cfg, path is not None, args.reset_head)
     checkpoint = read_checkpoint(path) if path else None
     cfg.resume = checkpoint is not None
     if path and checkpoint:
@@ -194,7 +222,10 @@ def main(args: argparse.Namespace) -> None:
         del checkpoint
     if start:
         check_head(runner, read_checkpoint(start), start, args.reset_head)
-    runner.train()
+    try:
+        runner.train()
+    except CheckpointError as error:  # what an init_cfg names does not fit; nothing has been trained yet
+        raise UsageError(error) from error
 
 
 if __name__ == "__main__":

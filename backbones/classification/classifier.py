@@ -7,11 +7,11 @@ from typing import Any, ClassVar
 from mmengine.model import PretrainedInit
 from mmengine.registry import MODELS
 from mmpretrain.models import ImageClassifier
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..base import DenseBackbone
 from ..vit import PlainViT
-from ..weights import load_pretrained
+from ..weights import CheckpointError, load_pretrained
 
 
 @MODELS.register_module()
@@ -24,19 +24,23 @@ class DenseClassifier(ImageClassifier):
     Args:
         backbone: Config of a backbone of this package; a transformer needs ``pyramid=None``.
         head: Config of a head of :mod:`backbones.classification.heads`.
-        kwargs: As for mmpretrain's ``ImageClassifier``: ``train_cfg`` (mixup and cutmix), ``data_preprocessor``,
-            ``init_cfg``. ``init_cfg=dict(type='Pretrained', checkpoint=...)`` takes published classification files as
-            they are, and this package's own.
+        data_preprocessor: As for mmpretrain's ``ImageClassifier``; its ``num_classes`` is the head's.
+        kwargs: As for mmpretrain's ``ImageClassifier``: ``train_cfg`` (mixup and cutmix), ``init_cfg``.
+            ``init_cfg=dict(type='Pretrained', checkpoint=...)`` takes published classification files as they are, and
+            this package's own; with ``reset_head=True`` also those of other classes, whose layers for them start anew.
 
     Raises:
         ValueError: for a transformer with a pyramid, whose parameters would get no gradient.
+        CheckpointError: at initialisation, for a file of other classes without ``reset_head``.
     """
 
     backbone: Any
     head: Any
     classifier_keys: ClassVar[tuple[str, ...]] = ()  # of a file nothing is skipped: heads belong to this model
 
-    def __init__(self, backbone: dict, head: dict, **kwargs: Any) -> None:
+    def __init__(
+        self, backbone: dict, head: dict, data_preprocessor: dict | nn.Module | None = None, **kwargs: Any
+    ) -> None:
         net: Any = MODELS.build(backbone)
         if not isinstance(net, DenseBackbone):
             raise ValueError(f"backbone is a {type(net).__name__}; DenseClassifier takes a backbone of this package")
@@ -45,7 +49,10 @@ class DenseClassifier(ImageClassifier):
                 f"the {type(net).__name__} has a pyramid, which a classifier does not read; pass pyramid=None"
             )
         parts: dict[str, Any] = dict(backbone=net, head=MODELS.build({**head, "backbone": net}))
-        super().__init__(**parts, **kwargs)
+        if not isinstance(data_preprocessor, nn.Module):  # mixup makes its labels from this number
+            data_preprocessor = {"num_classes": parts["head"].num_classes, **(data_preprocessor or {})}
+        super().__init__(**parts, data_preprocessor=data_preprocessor, **kwargs)
+        self.reset_head = False
 
     def extract_feat(self, inputs: Tensor, stage: str = "neck") -> Any:
         """What the head reads of the backbone; ``stage='backbone'`` gives the backbone's maps."""
@@ -65,7 +72,9 @@ class DenseClassifier(ImageClassifier):
         if given:
             if given["type"] not in ("Pretrained", PretrainedInit):
                 raise ValueError(f"init_cfg of a classifier is {given}; it must be of type 'Pretrained'")
-            load_pretrained(self, **{key: value for key, value in given.items() if key != "type"})
+            options = {key: value for key, value in given.items() if key != "type"}
+            self.reset_head = options.pop("reset_head", False)
+            load_pretrained(self, **options)
 
     def published_name(self, name: str) -> str:
         """Our name of a published key: the backbone's if it has it, else the head's."""
@@ -74,10 +83,29 @@ class DenseClassifier(ImageClassifier):
         return ours if ours in own else f"head.{name}" if f"head.{name}" in own else name
 
     def adapt_weights(self, weights: dict[str, Tensor]) -> list[str]:
-        """Fits the backbone's part of published weights; see :meth:`backbones.base.DenseBackbone.adapt_weights`."""
+        """Fits the backbone's part of published weights; see :meth:`backbones.base.DenseBackbone.adapt_weights`.
+
+        Raises:
+            CheckpointError: for a head of other classes, unless it is to be reset.
+        """
+        own = self.state_dict()
+        other = {
+            name: f"{name} (file {tuple(value.shape)}, model {tuple(own[name].shape)})"
+            for name, value in weights.items()
+            if name.startswith("head.") and name in own and value.shape != own[name].shape
+            if value.shape[1:] == own[name].shape[1:]  # else the widths differ: a file of another arch
+        }
+        if other and not self.reset_head:
+            raise CheckpointError(
+                f"the head has another number of classes: {', '.join(other.values())}. Add reset_head=True to init_cfg "
+                "(tools/train.py: --reset-head) to take over everything else and start these anew"
+            )
+        for name in other:
+            del weights[name]
         inside = {
             name.removeprefix("backbone."): weights.pop(name) for name in list(weights) if name[:9] == "backbone."
         }
-        notes = self.backbone.adapt_weights(inside)
+        notes = [f"initialised anew: {', '.join(other.values())}"] if other else []
+        notes += self.backbone.adapt_weights(inside)
         weights.update({f"backbone.{name}": value for name, value in inside.items()})
         return notes

@@ -7,11 +7,12 @@
 Images of 224: random crop (bicubic) and flip, RandAugment rand-m9-n2-mstd0.5-inc, erasing 0.25; validation on the centre
 of the image whose short side is 256. 64 images a GPU. Mixup, cutmix and label smoothing belong to the model.
 
-N classes: --cfg-options model.head.num_classes=N data_preprocessor.num_classes=N
+N classes: --cfg-options model.head.num_classes=N
 """
 
 _base_ = ["mmpretrain::_base_/datasets/imagenet_bs64_swin_224.py", "mmpretrain::_base_/default_runtime.py"]
 
+data_preprocessor = dict(_delete_=True, mean=[123.675, 116.28, 103.53], std=[58.395, 57.12, 57.375], to_rgb=True)
 by_folders = dict(metainfo=dict(classes=None))  # the names of mmpretrain's ImageNet insist on 1000 folders
 train_dataloader = dict(dataset=by_folders)
 val_dataloader = dict(dataset=by_folders)
