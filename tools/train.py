@@ -190,7 +190,7 @@ def choose_start(cfg: Config, resumed: bool, reset_head: bool) -> str | None:
                 "--reset-head is for starting from a checkpoint of other classes: name it by --cfg-options "
                 "load_from=PATH, without --resume"
             )
-        cfg.model.init_cfg.reset_head = True
+        cfg.model.init_cfg = {**cfg.model.init_cfg, "reset_head": True}
     return start
 
 
