@@ -114,6 +114,23 @@ def test_head_of_other_classes_starts_anew_on_demand(case, tmp_path):
         torch.testing.assert_close(mine[key], official[key], rtol=0, atol=0)
 
 
+@pytest.mark.parametrize("name", [name for name, (backbone, _) in MODELS_OF.items() if backbone != "RevCol"])
+def test_larger_images_are_fine_tuned_with_a_resized_table_of_positions(name, fixtures, tmp_path):
+    source = torch.load(fixtures / f"{name}.pt", weights_only=True)
+    size = source["config"]["img_size"]
+    torch.save(source["state_dict"], tmp_path / "official.pth")
+    small, large = build(source, name).eval(), build(source, name, img_size=2 * size).eval()
+    assert load_pretrained(small, tmp_path / "official.pth").adapted == []
+    report = load_pretrained(large, tmp_path / "official.pth")
+    assert report.complete
+    (note,) = report.adapted
+    grids = [f"{side} x {side}" for side in (small.backbone.pos_grid[0], large.backbone.pos_grid[0])]
+    assert f"pos_embed was resized from {grids[0]} to {grids[1]}" in note
+    images = torch.nn.functional.interpolate(source["input"], scale_factor=2)
+    with torch.no_grad():
+        close(large(images), small(images), 1e-6)  # which resizes its table for these images
+
+
 @pytest.mark.parametrize("name", ["revcol", "revcol_22k", "revcol_huge"])
 @pytest.mark.parametrize("memory", [dict(), dict(reversible=True), dict(reversible=True, keep_every=2)])
 def test_intermediate_supervision_is_the_official_one(name, memory, fixtures):

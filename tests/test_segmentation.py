@@ -10,7 +10,7 @@ import pytest
 from conftest import ROOT, SHARED
 from mmengine.config import Config
 from PIL import Image
-from tool_runs import losses, run
+from tool_runs import losses, run, run_without
 
 CONFIG = ROOT / "configs" / "revcol_upernet_custom.py"
 SMALL = {  # a tiny model, crops of 64 pixels and four iterations
@@ -110,6 +110,14 @@ def test_resumed_run_has_the_loss_curve_of_an_uninterrupted_one(trained, semanti
     (uninterrupted,), (continued,) = losses(trained), losses(tmp_path)
     assert list(uninterrupted) == [1, 2, 3, 4]
     assert continued == {step: uninterrupted[step] for step in (3, 4)}
+
+
+def test_segmentation_works_without_mmpretrain(semantic, tmp_path):
+    short = {"train_cfg.max_iters": 1, "train_cfg.val_interval": 1, "default_hooks.checkpoint.interval": 1}
+    given = ("--data-root", semantic, "--work-dir", tmp_path, *options(**heads(semantic), **short))
+    result = run_without("mmpretrain", "train", CONFIG, *given)
+    assert result.returncode == 0, result.stderr
+    assert "mIoU" in result.stdout + result.stderr
 
 
 def test_learning_rate_reaches_zero_with_the_last_iteration():

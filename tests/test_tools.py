@@ -14,7 +14,7 @@ import pytest
 import torch
 from mmengine.config import Config
 from mmengine.registry import init_default_scope
-from tool_runs import ROOT, command, environment, load, losses, run
+from tool_runs import ROOT, command, environment, load, losses, run, run_without
 
 CONFIG = ROOT / "configs" / "revcol_maskrcnn_coco.py"
 PIPELINE = "train_dataloader.dataset.pipeline.3.transforms"
@@ -65,6 +65,22 @@ def trained(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     result = run("train", CONFIG, "--data-root", data, "--work-dir", work_dir, *options(**{"randomness.seed": 0}))
     assert result.returncode == 0, result.stderr
     return work_dir
+
+
+def test_detection_works_without_mmpretrain(data, tmp_path):
+    short = options(**{"train_dataloader.dataset.indices": 2, "train_cfg.max_epochs": 1, "train_cfg.val_interval": 1})
+    arguments = ("--data-root", data, "--work-dir", tmp_path)
+    result = run_without("mmpretrain", "train", CONFIG, *arguments, *short)
+    assert result.returncode == 0, result.stderr
+    result = run_without("mmpretrain", "test", CONFIG, tmp_path / "epoch_1.pth", *arguments, *short)
+    assert result.returncode == 0, result.stderr
+    assert "coco/bbox_mAP" in result.stdout + result.stderr
+
+
+def test_classification_says_that_it_needs_mmpretrain(tmp_path):
+    result = run_without("mmpretrain", "train", ROOT / "configs" / "revcol_imagenet.py", "--work-dir", tmp_path)
+    assert result.returncode == 2
+    assert "revcol_imagenet.py cannot be read: mmpretrain is not installed" in result.stderr
 
 
 # ------------------------------------------------------------------------------------------------ train, kill, resume

@@ -24,6 +24,16 @@ def run(tool: str, *arguments) -> subprocess.CompletedProcess:
     return subprocess.run(command(tool, *arguments), capture_output=True, text=True, env=environment(), timeout=300)
 
 
+def run_without(module: str, tool: str, *arguments) -> subprocess.CompletedProcess:
+    """Runs a tool as if a package was not installed."""
+    script = (
+        f"import runpy, sys; sys.modules[{module!r}] = None; sys.path.insert(0, {str(TOOLS)!r}); "
+        f"sys.argv[0] = {tool!r}; runpy.run_path({str(TOOLS / f'{tool}.py')!r}, run_name='__main__')"
+    )
+    given = [sys.executable, "-c", script, *map(str, arguments)]
+    return subprocess.run(given, capture_output=True, text=True, env=environment(), timeout=300)
+
+
 def losses(work_dir: Path) -> list[dict[int, float]]:
     """{iteration: loss} of each run in a work dir, oldest first."""
     runs = []
