@@ -153,6 +153,33 @@ def test_plot_run_joins_runs_and_prints_the_metrics(trained, tmp_path):
     assert cv2.imread(str(tmp_path / "curves.png")).shape == (960, 960, 3)
 
 
+def test_plot_run_draws_several_runs_over_each_other(trained, tmp_path):
+    plot_run = load("plot_run")
+    run_ = plot_run.split(plot_run.read_runs(trained))
+    later = [{**record, "loss": record["loss"] + 1} for record in run_[0]], run_[1]
+    figures = []
+    plot_run.finish = lambda figure, out: figures.append(figure)
+    plot_run.draw_beside({"one": run_, "two": later}, tmp_path / "curves.png")
+    loss, *metrics = figures[0].axes
+    assert [line.get_label() for line in loss.lines] == ["one", "two"]
+    one, two = (line.get_ydata() for line in loss.lines)
+    assert list(one) == list(losses(trained)[0].values())
+    assert list(two) == [value + 1 for value in one]
+    names = ["coco/bbox_mAP", "coco/bbox_mAP_50", "coco/segm_mAP", "coco/segm_mAP_50"]
+    assert [axis.get_ylabel() for axis in metrics] == names
+    assert all(list(line.get_xdata()) == [12] for axis in metrics for line in axis.lines)
+
+    (tmp_path / "1").symlink_to(trained)
+    picture = tmp_path / "new" / "both.png"
+    result = run("plot_run", trained, tmp_path / "1", "-o", picture)
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.count("training time") == 2
+    assert cv2.imread(str(picture)).shape == (1800, 960, 3)
+    result = run("plot_run", trained, tmp_path)
+    assert result.returncode == 2
+    assert f"{tmp_path} holds no log of a training run" in result.stderr
+
+
 def test_plot_run_of_a_folder_without_runs_is_an_error(tmp_path, capsys):
     assert load("plot_run").main([str(tmp_path)]) == 2
     assert "holds no log of a training run" in capsys.readouterr().err

@@ -1,7 +1,7 @@
 #!/usr/bin/env python
-"""Draw the loss and metric curves of a work dir and print its results: ``python tools/plot_run.py WORK_DIR``.
+"""Draw the loss and metric curves of work dirs and print their results: ``python tools/plot_run.py WORK_DIR ...``.
 
-Reads the scalars that mmengine's LoggerHook writes for every run in the work dir; resumed runs become one curve.
+Reads the scalars that mmengine's LoggerHook writes for every run in a work dir; resumed runs become one curve.
 """
 
 import argparse
@@ -13,9 +13,11 @@ from pathlib import Path
 from typing import Any
 
 import matplotlib
+import numpy as np
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
+from matplotlib.figure import Figure
 
 Record = dict[str, Any]
 NOT_METRICS = {"data_time", "time", "step", "epoch", "iter"}
@@ -50,6 +52,8 @@ def split(records: Iterable[Record]) -> tuple[list[Record], list[Record]]:
 def main_metrics(evaluations: list[Record]) -> list[str]:
     """The metrics worth a curve: COCO's AP and AP50 where there are any, otherwise all."""
     names = dict.fromkeys(name for record in evaluations for name in record.keys() - NOT_METRICS - {"iteration"})
+    if not evaluations:
+        return []
     ap = sorted(name for name in names if name.endswith(("_mAP", "_mAP_50")))
     return ap or sorted(name for name in names if isinstance(evaluations[-1].get(name), (int, float)))
 
@@ -57,21 +61,43 @@ def main_metrics(evaluations: list[Record]) -> list[str]:
 def draw(training: list[Record], evaluations: list[Record], metrics: list[str], out: Path) -> None:
     """Write loss curves above metric curves, over the same iterations."""
     figure, axes = plt.subplots(2, 1, sharex=True, figsize=(8, 8), layout="constrained")
+    axes[0].set(ylabel="training loss")
+    axes[1].set(xlabel="iteration", ylabel="validation metric")
     losses = [name for name in training[-1] if "loss" in name]
     for name in sorted(losses, key=lambda name: name != "loss"):
         points = [(r["step"], r[name]) for r in training if name in r]
         axes[0].plot(*zip(*points, strict=True), label=name, linewidth=2 if name == "loss" else 1)
-    axes[0].set(ylabel="training loss", ylim=(0, None))
     for name in metrics:
         points = [(r["iteration"], r[name]) for r in evaluations if name in r]
         axes[1].plot(*zip(*points, strict=True), marker="o", markersize=3, label=name)
-    axes[1].set(xlabel="iteration", ylabel="validation metric")
-    if all(r[name] >= 0 for name in metrics for r in evaluations if name in r):
-        axes[1].set_ylim(bottom=0)
-    for axis in axes:
+    finish(figure, out)
+
+
+def draw_beside(runs: dict[str, tuple[list[Record], list[Record]]], out: Path) -> None:
+    """Write the loss of several runs above each of their metrics, a colour for each run."""
+    metrics = list(dict.fromkeys(name for _, evaluations in runs.values() for name in main_metrics(evaluations)))
+    figure, axes = plt.subplots(
+        1 + len(metrics), 1, sharex=True, figsize=(8, 3 + 3 * len(metrics)), squeeze=False, layout="constrained"
+    )
+    for axis, name in zip(axes[:, 0], ["loss", *metrics], strict=True):
+        axis.set_ylabel("training loss" if name == "loss" else name)
+        for run, (training, evaluations) in runs.items():
+            step, records = ("step", training) if name == "loss" else ("iteration", evaluations)
+            points = [(r[step], r[name]) for r in records if name in r]
+            axis.plot(*zip(*points, strict=True), label=run, marker="" if name == "loss" else "o", markersize=3)
+    axes[-1, 0].set_xlabel("iteration")
+    finish(figure, out)
+
+
+def finish(figure: Figure, out: Path) -> None:
+    """Write a figure with a grid, a legend and an axis from zero."""
+    for axis in figure.axes:
         axis.grid(alpha=0.3)
         if axis.lines:
             axis.legend()
+            if all(np.min(line.get_ydata()) >= 0 for line in axis.lines):
+                axis.set_ylim(bottom=0)
+    out.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(out, dpi=120)
 
 
@@ -100,17 +126,31 @@ def table(training: list[Record], evaluations: list[Record], metrics: list[str])
 
 def main(argv: list[str] | None = None) -> int:
     """Run the command line; returns its exit status."""
-    parser = argparse.ArgumentParser(description="Draw the curves of a training run and print its results.")
-    parser.add_argument("work_dir", type=Path, help="a work dir of tools/train.py; curves.png is written into it")
-    work_dir = parser.parse_args(argv).work_dir
-    training, evaluations = split(read_runs(work_dir))
-    if not training:
-        print(f"error: {work_dir} holds no log of a training run ({work_dir}/*/vis_data/scalars.json)", file=sys.stderr)
-        return 2
-    metrics = main_metrics(evaluations) if evaluations else []
-    out = work_dir / "curves.png"
-    draw(training, evaluations, metrics, out)
-    print(table(training, evaluations, metrics))
+    parser = argparse.ArgumentParser(description="Draw the curves of training runs and print their results.")
+    parser.add_argument("work_dir", type=Path, nargs="+", help="work dirs of tools/train.py; several are compared")
+    parser.add_argument(
+        "-o",
+        "--out",
+        type=Path,
+        help="the picture (default: curves.png in the work dir, or comparison.png in the first of several)",
+    )
+    args = parser.parse_args(argv)
+    runs = {str(work_dir): split(read_runs(work_dir)) for work_dir in args.work_dir}
+    for work_dir, (training, _) in runs.items():
+        if not training:
+            message = f"{work_dir} holds no log of a training run ({work_dir}/*/vis_data/scalars.json)"
+            print(f"error: {message}", file=sys.stderr)
+            return 2
+    out = args.out or args.work_dir[0] / ("curves.png" if len(runs) == 1 else "comparison.png")
+    if len(runs) == 1:
+        ((training, evaluations),) = runs.values()
+        draw(training, evaluations, main_metrics(evaluations), out)
+    else:
+        draw_beside(runs, out)
+    for work_dir, (training, evaluations) in runs.items():
+        if len(runs) > 1:
+            print(f"{work_dir}:")
+        print(table(training, evaluations, main_metrics(evaluations)))
     print(f"curves: {out}")
     return 0
 
