@@ -10,7 +10,7 @@ _base_ = "mmpretrain::_base_/default_runtime.py"
 custom_imports = dict(imports=["backbones.classification"], allow_failed_imports=False)
 
 data_root = "data/flowers"
-max_epochs = 150
+max_epochs = 130
 image_size = 96
 
 model = dict(
@@ -19,6 +19,9 @@ model = dict(
         type="RevCol",
         arch="nano",
         drop_path_rate=0.1,
+        # The official start, a deviation of 0.02 whatever the width, is small for a narrow network: with it the same
+        # recipe learns far more slowly.
+        init_cfg=dict(type="Kaiming", layer=["Conv2d", "Linear"], mode="fan_in", nonlinearity="linear"),
     ),
     head=dict(
         type="SupervisedRevColHead",
@@ -30,8 +33,9 @@ model = dict(
 data_preprocessor = dict(mean=[123.675, 116.28, 103.53], std=[58.395, 57.12, 57.375], to_rgb=True)
 train_pipeline = [
     dict(type="LoadImageFromFile"),
-    dict(type="RandomResizedCrop", scale=image_size, crop_ratio_range=(0.3, 1.0)),
+    dict(type="RandomResizedCrop", scale=image_size, crop_ratio_range=(0.25, 1.0), interpolation="bicubic"),
     dict(type="RandomFlip", prob=0.5, direction="horizontal"),
+    dict(type="Rotate", magnitude_range=(0, 30), magnitude_level=10, magnitude_std="inf", prob=0.5, pad_val=124),
     dict(type="ColorJitter", brightness=0.3, contrast=0.3, saturation=0.3),
     dict(type="PackInputs"),
 ]
@@ -44,15 +48,13 @@ test_pipeline = [
 dataset = dict(type="CustomDataset", data_root=data_root)
 train_dataloader = dict(
     batch_size=25,
-    num_workers=1,
-    persistent_workers=True,
+    num_workers=0,  # the images are small: loading them is a twelfth of the time
     sampler=dict(type="DefaultSampler", shuffle=True),
     dataset=dict(**dataset, data_prefix="train", pipeline=train_pipeline),
 )
 val_dataloader = dict(
     batch_size=50,
-    num_workers=1,
-    persistent_workers=True,
+    num_workers=0,
     sampler=dict(type="DefaultSampler", shuffle=False),
     dataset=dict(**dataset, data_prefix="val", pipeline=test_pipeline),
 )
