@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 from mmengine.model import PretrainedInit
 from mmengine.registry import MODELS
 from mmpretrain.models import ImageClassifier
-from torch import Tensor, nn
+from torch import Tensor
 
 from ..base import DenseBackbone
 from ..vit import PlainViT
@@ -24,7 +24,7 @@ class DenseClassifier(ImageClassifier):
     Args:
         backbone: Config of a backbone of this package; a transformer needs ``pyramid=None``.
         head: Config of a head of :mod:`backbones.classification.heads`.
-        data_preprocessor: As for mmpretrain's ``ImageClassifier``; its ``num_classes`` is the head's.
+        data_preprocessor: As for mmpretrain's ``ImageClassifier``; its ``num_classes`` are the head's unless given.
         kwargs: As for mmpretrain's ``ImageClassifier``: ``train_cfg`` (mixup and cutmix), ``init_cfg``.
             ``init_cfg=dict(type='Pretrained', checkpoint=...)`` takes published classification files as they are, and
             this package's own; with ``reset_head=True`` also those of other classes, whose layers for them start anew.
@@ -38,9 +38,7 @@ class DenseClassifier(ImageClassifier):
     head: Any
     classifier_keys: ClassVar[tuple[str, ...]] = ()  # of a file nothing is skipped: heads belong to this model
 
-    def __init__(
-        self, backbone: dict, head: dict, data_preprocessor: dict | nn.Module | None = None, **kwargs: Any
-    ) -> None:
+    def __init__(self, backbone: dict, head: dict, data_preprocessor: dict | None = None, **kwargs: Any) -> None:
         net: Any = MODELS.build(backbone)
         if not isinstance(net, DenseBackbone):
             raise ValueError(f"backbone is a {type(net).__name__}; DenseClassifier takes a backbone of this package")
@@ -49,9 +47,8 @@ class DenseClassifier(ImageClassifier):
                 f"the {type(net).__name__} has a pyramid, which a classifier does not read; pass pyramid=None"
             )
         parts: dict[str, Any] = dict(backbone=net, head=MODELS.build({**head, "backbone": net}))
-        if not isinstance(data_preprocessor, nn.Module):  # mixup makes its labels from this number
-            data_preprocessor = {"num_classes": parts["head"].num_classes, **(data_preprocessor or {})}
-        super().__init__(**parts, data_preprocessor=data_preprocessor, **kwargs)
+        images = {"num_classes": parts["head"].num_classes, **(data_preprocessor or {})}  # mixup's labels have as many
+        super().__init__(**parts, data_preprocessor=images, **kwargs)
         self.reset_head = False
 
     def extract_feat(self, inputs: Tensor, stage: str = "neck") -> Any:
