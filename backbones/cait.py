@@ -112,8 +112,6 @@ class CaiT(PlainViT):
     def make_block(
         self, index: int, settings: Mapping[str, Any], *, rel_pos_size: tuple[int, int] | None, **kwargs: Any
     ) -> Block:
-        if kwargs["layer_scale_init_value"] is None:
-            kwargs["layer_scale_init_value"] = settings["layer_scale_init_value"]
         attention = TalkingHeadAttention(self.embed_dims, self.num_heads, rel_pos_size)
         return Block(self.embed_dims, attention, settings["mlp_ratio"], **kwargs)
 

@@ -209,6 +209,9 @@ class PlainViT(DenseBackbone):
         self.add_module(self.stem_name, self.make_patch_embed(settings))
         for name in self.token_names:
             self.register_parameter(name, nn.Parameter(torch.zeros(1, 1, self.embed_dims)))
+        if layer_scale_init_value is None:
+            layer_scale_init_value = settings.get("layer_scale_init_value")  # CaiT's archs have one
+        self.layer_scale_init_value = layer_scale_init_value
         rows = len(self.token_names) + self.pos_grid[0] * self.pos_grid[1]
         self.pos_embed = nn.Parameter(torch.zeros(1, rows, self.embed_dims))
         self.blocks = nn.ModuleList(

@@ -27,7 +27,11 @@ WRAPPERS = ("state_dict", "model", "state_dict_ema")
 PREFIXES = ("", "module.", "backbone.", "module.backbone.", "model.", "model.backbone.", "opt/target/", "params/")
 
 
-class CheckpointError(ValueError):
+class SetupError(ValueError):
+    """A part that a model was given from elsewhere and that does not fit it; raised before any training."""
+
+
+class CheckpointError(SetupError):
     """A checkpoint that does not fit the backbone it was given to."""
 
 

@@ -16,6 +16,6 @@ model = dict(
         backbone=dict(type="RevCol", arch="nano"),
         head=dict(type="SupervisedRevColHead", num_classes=5),
         data_preprocessor=dict(mean=[123.675, 116.28, 103.53], std=[58.395, 57.12, 57.375], to_rgb=True),
-        init_cfg=dict(type="Pretrained", checkpoint="work_dirs/revcol_flowers/epoch_130.pth"),
+        init_cfg=dict(type="Pretrained", checkpoint="work_dirs/revcol_flowers/epoch_170.pth"),
     ),
 )

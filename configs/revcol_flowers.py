@@ -10,7 +10,7 @@ _base_ = "mmpretrain::_base_/default_runtime.py"
 custom_imports = dict(imports=["backbones.classification"], allow_failed_imports=False)
 
 data_root = "data/flowers"
-max_epochs = 130
+max_epochs = 170
 image_size = 96
 
 model = dict(

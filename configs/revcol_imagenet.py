@@ -5,6 +5,7 @@ Result: not yet run here. Published: top-1 82.2, 30 M parameters (with the plain
 
 AdamW 1e-3 for 1024 images a step (8 GPUs of 128; --auto-scale-lr for other numbers), 20 epochs of warm-up from 1e-5,
 cosine to 1e-6, mixed precision, moving average of the weights with 0.9999; both sets of weights are validated.
+Our one difference: biases of convolutions start as torch's, not at 0, where padded images have huge first gradients.
 The published file is evaluated as it is: python tools/test.py configs/revcol_imagenet.py revcol_tiny_1k.pth
 """
 

@@ -3,10 +3,15 @@
 import pytest
 import torch
 from mmengine.registry import MODELS, init_default_scope
+from safetensors.torch import save_file
+
+pytest.importorskip("mmpretrain")
+
+import timm
 from mmpretrain.structures import DataSample
 
 import backbones.classification  # noqa: F401  (registers)
-from backbones.classification import soft_distillation
+from backbones.classification import DenseClassifier, soft_distillation
 from backbones.weights import CheckpointError, load_pretrained
 
 
@@ -114,6 +119,62 @@ def test_head_of_other_classes_starts_anew_on_demand(case, tmp_path):
         torch.testing.assert_close(mine[key], official[key], rtol=0, atol=0)
 
 
+@pytest.mark.parametrize(("name", "classes"), [("revcol_22k", 10), ("revcol", 1001)])
+def test_decoders_of_the_other_kind_start_anew_with_the_head(name, classes, fixtures, tmp_path):
+    source = torch.load(fixtures / f"{name}.pt", weights_only=True)
+    torch.save(source["state_dict"], tmp_path / "official.pth")
+    model = build(source, name, num_classes=classes)
+    model.init_cfg = dict(type="Pretrained", checkpoint=str(tmp_path / "official.pth"), reset_head=True)
+    model.init_weights()
+    mine = model.state_dict()
+    for key, value in source["state_dict"].items():
+        if "decoder" not in key and "classifier.1" not in key:
+            torch.testing.assert_close(mine[model.published_name(key)], value, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("name", ["cait", "deepvit", "vit"])
+@pytest.mark.parametrize("wrapper", ["module.", "state_dict", "safetensors"])
+def test_official_file_loads_whole_from_any_wrapper(name, wrapper, fixtures, tmp_path):
+    source = torch.load(fixtures / f"{name}.pt", weights_only=True)
+    weights, path = source["state_dict"], tmp_path / "official.pth"
+    if wrapper == "module.":
+        torch.save({"model": {f"module.{key}": value for key, value in weights.items()}}, path)
+    elif wrapper == "state_dict":
+        torch.save({"state_dict": weights, "epoch": 3, "arch": "a_name"}, path)
+    else:
+        path = tmp_path / "official.safetensors"
+        save_file({key: value.contiguous() for key, value in weights.items()}, path)
+    model = build(source, name).eval()
+    report = load_pretrained(model, path)
+    assert report.complete
+    assert report.skipped == []
+    with torch.no_grad():
+        close(model(source["input"]), source["logits"])
+
+
+def test_mean_pool_head_is_timm_s():
+    theirs = timm.models.VisionTransformer(
+        img_size=32, patch_size=16, embed_dim=24, depth=2, num_heads=2, num_classes=7, global_pool="avg", fc_norm=True
+    ).eval()
+    for p in theirs.parameters():
+        torch.nn.init.normal_(p, std=0.3)
+    init_default_scope("mmpretrain")
+    backbone = dict(type="PlainViT", arch=dict(embed_dims=24, depth=2, num_heads=2), img_size=32, pyramid=None)
+    model = DenseClassifier(backbone, dict(type="MeanPoolHead", num_classes=7)).eval()
+    own, given = model.state_dict(), theirs.state_dict()
+    names = {model.published_name(key): value for key, value in given.items()}
+    assert names.keys() == own.keys()
+    model.load_state_dict(names)
+    x = torch.randn(2, 3, 32, 32)
+    with torch.no_grad():
+        close(model(x), theirs(x))
+        close(
+            model.extract_feat(x, stage="pre_logits"), theirs.forward_head(theirs.forward_features(x), pre_logits=True)
+        )
+        (maps,) = model.extract_feat(x, stage="backbone")
+    assert maps.shape == (2, 24, 2, 2)
+
+
 @pytest.mark.parametrize("name", [name for name, (backbone, _) in MODELS_OF.items() if backbone != "RevCol"])
 def test_larger_images_are_fine_tuned_with_a_resized_table_of_positions(name, fixtures, tmp_path):
     source = torch.load(fixtures / f"{name}.pt", weights_only=True)
@@ -148,7 +209,7 @@ def test_intermediate_supervision_is_the_official_one(name, memory, fixtures):
     given = source["compound_loss"]
     model.head.reconstruction_weight, model.head.label_weight = given["feature_coe"], given["label_coe"]
     model.head.mean.zero_()
-    model.head.std.fill_(1)
+    model.head.std.fill_(255)
     samples = [DataSample().set_gt_label(label) for label in given["target"]]
     losses = model.head.loss((maps, given["image"]), samples)
     losses = {key: loss.detach() for key, loss in losses.items()}
@@ -164,6 +225,31 @@ def test_distilled_heads_are_the_official_ones(fixtures):
     label, distilled = model.head.both_logits(model.extract_feat(source["input"]))
     close(label, source["logits_cls"])
     close(distilled, source["logits_dist"])
+
+
+def test_decoders_rebuild_the_pixels_whatever_the_normalisation():
+    init_default_scope("mmpretrain")
+    arch = dict(channels=(8, 8, 8, 8), depths=(1, 1, 1, 1), num_columns=4)
+    for pixels in (dict(mean=[127.5] * 3, std=[127.5] * 3), dict(mean=[103.5, 116.3, 123.7], std=[57.0, 58.0, 59.0])):
+        model = DenseClassifier(
+            dict(type="RevCol", arch=arch),
+            dict(type="SupervisedRevColHead", num_classes=3),
+            data_preprocessor=dict(type="ClsDataPreprocessor", **pixels),
+        )
+        image = torch.randint(3, 252, (3, 32, 32), dtype=torch.uint8)  # what the loss does not clip
+        inputs = model.data_preprocessor(dict(inputs=[image]))["inputs"]
+        torch.testing.assert_close(model.head.pixels(inputs)[0] * 255, image.float(), rtol=0, atol=1e-3)
+
+
+def test_class_attention_starts_with_the_layer_scale_of_the_backbone():
+    init_default_scope("mmpretrain")
+    arch = dict(embed_dims=24, depth=2, num_heads=2)
+    for given, expected in ((None, 1e-5), (0.25, 0.25)):
+        backbone = dict(type="CaiT", arch=arch, pyramid=None, layer_scale_init_value=given)
+        model = DenseClassifier(backbone, dict(type="CaiTHead", num_classes=3))
+        scales = {key: p for key, p in model.named_parameters() if "gamma" in key}
+        assert len(scales) == 8
+        assert all((p == expected).all() for p in scales.values())
 
 
 def test_soft_distillation_is_scaled_by_the_number_of_logits():
@@ -217,6 +303,19 @@ def test_supervised_head_trains_on_any_image_size(size):
         (dict(type="PlainViT", arch="tiny"), dict(type="ClassTokenHead"), "has a pyramid.*pass pyramid=None"),
         (dict(type="mmpretrain.ResNet", depth=18), dict(type="RevColHead"), "is a ResNet; DenseClassifier takes"),
         (dict(type="DeiT", arch="tiny", pyramid=None), dict(type="DistilledHead", kind="firm"), "kind is 'firm'"),
+        (dict(type="CaiT", arch="xxs24", pyramid=None), dict(type="ClassTokenHead"),
+         "ClassTokenHead reads a PlainViT with cls_token, not a CaiT with no tokens"),
+        (dict(type="PlainViT", arch="tiny", pyramid=None, window_size=7), dict(type="ClassTokenHead"),
+         "with cls_token, not a PlainViT with no tokens .windows"),
+        (dict(type="PlainViT", arch="tiny", pyramid=None), dict(type="DistilledHead"),
+         "DistilledHead reads a DeiT with cls_token, dist_token, not a PlainViT with cls_token"),
+        (dict(type="PlainViT", arch="tiny", pyramid=None), dict(type="CeiTHead"), "CeiTHead reads a CeiT"),
+        (dict(type="PlainViT", arch="tiny", pyramid=None), dict(type="CaiTHead"), "CaiTHead reads a CaiT, not a"),
+        (dict(type="RevCol"), dict(type="MeanPoolHead"), "MeanPoolHead reads a PlainViT, not a RevCol"),
+        (dict(type="PlainViT", arch="tiny", pyramid=None), dict(type="RevColHead"), "RevColHead reads a RevCol"),
+        (dict(type="PlainViT", arch="tiny", pyramid=None, taps=(3,)), dict(type="ClassTokenHead"),
+         "the PlainViT leaves out its last level"),
+        (dict(type="RevCol", out_indices=(0, 1)), dict(type="RevColHead"), "the RevCol leaves out its last level"),
     ],
 )  # fmt: skip
 def test_wrong_parts_are_named(backbone, head, message):

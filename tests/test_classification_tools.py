@@ -50,6 +50,7 @@ train_cfg = dict(by_epoch=True, max_epochs=1, val_interval=1)
 val_cfg = dict()
 test_cfg = dict()
 default_hooks = dict(logger=dict(interval=1))
+custom_hooks = [dict(type="EMAHook", momentum=0.5, evaluate_on_origin=True)]
 """
 
 
@@ -118,6 +119,7 @@ def test_evaluation_gives_top1_dump_confusion_matrix_mistakes_and_pictures(train
     for p in predictions:
         counts[CLASSES.index(Path(p["img_path"]).parent.name), p["pred_score"].argmax()] += 1
     metrics = json.loads((tmp_path / "predictions.json").read_text())
+    assert json.loads((pictures / "metrics.json").read_text()) == metrics
     assert metrics == {"accuracy/top1": pytest.approx(np.trace(counts)), "accuracy/top5": 100}
 
     # the pictures are, pixel by pixel, those of the dumped predictions
@@ -145,7 +147,7 @@ def test_evaluation_gives_top1_dump_confusion_matrix_mistakes_and_pictures(train
 
     # one picture for each image, in a folder for each class, in its colours
     assert sorted(path.name for path in pictures.iterdir()) == sorted(
-        [*CLASSES, "confusion_matrix.png", "mistakes.png"]
+        [*CLASSES, "confusion_matrix.png", "metrics.json", "mistakes.png"]
     )
     for p in predictions[::20]:
         path = Path(p["img_path"])
@@ -279,6 +281,15 @@ load_from = "{tmp_path}/published.pth"
     }.items():
         torch.testing.assert_close(after[ours], weights[published], rtol=0, atol=0)
 
+    own = f"load_from={tmp_path}/work/epoch_1.pth"
+    larger = f"model.backbone.img_size={2 * settings['img_size']}"
+    given = (*shared[:-1], tmp_path / "larger", "--cfg-options", own, larger)
+    result = run("train", *given)
+    assert result.returncode == 0, result.stderr
+    assert "adapted: pos_embed was resized from 4 x 4 to 8 x 8" in result.stdout + result.stderr
+    tuned = torch.load(tmp_path / "larger" / "epoch_1.pth", weights_only=False)["state_dict"]
+    torch.testing.assert_close(tuned["head.head.weight"], after["head.head.weight"], rtol=0, atol=0)
+
     message = run("train", *shared, "--reset-head", "--resume").stderr
     assert "name it by --cfg-options load_from=PATH, without --resume" in message
 
@@ -324,6 +335,28 @@ def test_head_of_other_classes_is_refused_and_reset_on_demand(trained, config, d
 def test_reset_head_needs_weights_to_start_from(config, drawn, tmp_path, fail):
     arguments = (config, "--data-root", drawn, "--work-dir", tmp_path, "--reset-head", "--cfg-options", *FIVE)
     assert "name it by --cfg-options load_from=PATH" in fail("train", *arguments)
+
+
+def test_reset_head_is_for_classifiers(tmp_path, sample, fail):
+    given = ("--data-root", sample, "--work-dir", tmp_path, "--reset-head", "--cfg-options", f"load_from={__file__}")
+    message = fail("train", ROOT / "configs" / "revcol_maskrcnn_sample.py", *given)
+    assert "--reset-head starts a classifier from a checkpoint of other classes" in message
+
+
+def test_config_without_validation_is_refused(tmp_path, fail):
+    torch.save({"state_dict": {}}, tmp_path / "empty.pth")
+    message = fail("test", ROOT / "configs" / "revcol-base_imagenet-22k.py", tmp_path / "empty.pth")
+    assert "has no test_dataloader" in message
+
+
+def test_teacher_of_other_classes_is_refused_before_training(flowers, tmp_path):
+    config = ROOT / "configs" / "deit_flowers.py"
+    given = ["model.teacher._delete_=True", "model.teacher.type=TimmClassifier", "model.teacher.model_name=resnet10t"]
+    given += ["model.teacher.num_classes=7"]
+    result = run("train", config, "--data-root", flowers, "--work-dir", tmp_path, "--cfg-options", *given)
+    assert result.returncode == 2, result.stderr
+    assert "error: the teacher gives logits (1, 7) for an image, the student has 5 classes" in result.stderr
+    assert "Traceback" not in result.stderr
 
 
 STOCK = load("_hosts").config_folder("mmpretrain") / "resnet" / "resnet18_8xb32_in1k.py"

@@ -6,9 +6,12 @@ import itertools
 import pytest
 import torch
 from mmengine.registry import MODELS, init_default_scope
-from mmpretrain.structures import DataSample
 from test_deepvit import official  # noqa: F401  (fixture)
 from test_vit import assert_equal
+
+pytest.importorskip("mmpretrain")
+
+from mmpretrain.structures import DataSample
 
 from backbones import CaiT, CeiT, DeepViT, PlainViT
 from backbones.classification import depth

@@ -13,6 +13,7 @@ import timm
 from mmpretrain.structures import DataSample
 
 import backbones.classification  # noqa: F401  (registers)
+from backbones.weights import SetupError
 
 CLASSES = 5
 IMAGENET = dict(mean=[123.675, 116.28, 103.53], std=[58.395, 57.12, 57.375])
@@ -37,7 +38,7 @@ def make(teacher: dict = TIMM, pixels: dict = IMAGENET, augments: list | None = 
         dict(
             type="DistilledClassifier",
             backbone=dict(type="DeiT", arch=dict(embed_dims=24, depth=2, num_heads=2), pyramid=None, img_size=64),
-            head=dict(type="DistilledHead", num_classes=CLASSES, loss=SMOOTH, **head),
+            head={**dict(type="DistilledHead", num_classes=CLASSES, loss=SMOOTH), **head},
             teacher=teacher,
             train_cfg=augments and dict(augments=augments),
             data_preprocessor=dict(num_classes=CLASSES, to_rgb=True, **pixels),
@@ -120,12 +121,14 @@ def test_moving_average_shares_the_teacher(model):
     assert average.module.head.head.weight is not model.head.head.weight
 
 
-@pytest.mark.parametrize("name", ["resnet10t", "vit_tiny_patch16_224"])
-def test_weights_that_timm_reads_are_kept(name, tmp_path):
-    source = timm.create_model(name, num_classes=CLASSES)
+@pytest.mark.parametrize(
+    "settings", [dict(model_name="resnet10t"), dict(model_name="vit_tiny_patch16_224", img_size=64)], ids=str
+)
+def test_weights_that_timm_reads_are_kept(settings, tmp_path):
+    source = timm.create_model(**settings, num_classes=CLASSES)
     torch.save(source.state_dict(), tmp_path / "teacher.pth")
     pixels = {key: [255 * x for x in source.default_cfg[key]] for key in ("mean", "std")}
-    model = make({**TIMM, "model_name": name, "checkpoint_path": str(tmp_path / "teacher.pth")}, pixels)
+    model = make({**TIMM, **settings, "checkpoint_path": str(tmp_path / "teacher.pth")}, pixels)
     model.init_weights()  # as the runner does
     for key, value in source.state_dict().items():
         assert torch.equal(model.teacher.model.state_dict()[key], value), key
@@ -184,20 +187,30 @@ def test_predictions_are_those_of_the_mean_without_a_teacher(model):
 # ------------------------------------------------------------------------------------------------------------- refusals
 def test_other_normalisation_is_refused():
     half = dict(mean=[127.5] * 3, std=[127.5] * 3)
-    with pytest.raises(ValueError, match=r"teacher's images have mean \[123.7, 116.3, 103.5\], the student's \[127.5"):
+    with pytest.raises(SetupError, match=r"teacher's images have mean \[123.7, 116.3, 103.5\], the student's \[127.5"):
         make(pixels=half).init_weights()
-    with pytest.raises(ValueError, match=r"teacher's images have mean \[127.5, .*, the student's \[123.7"):
+    with pytest.raises(SetupError, match=r"teacher's images have mean \[127.5, .*, the student's \[123.7"):
         make(mmpretrains(data_preprocessor=half)).init_weights()
-    with pytest.raises(ValueError, match=r"teacher's images have std \[58.4, .*, the student's \[1.0, 1.0, 1.0\]"):
+    with pytest.raises(SetupError, match=r"teacher's images have std \[58.4, .*, the student's \[1.0, 1.0, 1.0\]"):
         make(pixels=dict(mean=IMAGENET["mean"], std=[1.0] * 3)).init_weights()
     make(mmpretrains(data_preprocessor=half), pixels=half).init_weights()
 
 
 @pytest.mark.parametrize("teacher", [{**TIMM, "num_classes": 7}, mmpretrains(classes=7)], ids=["timm", "mmpretrain"])
 def test_other_classes_are_refused(teacher):
-    model = make(teacher)
-    with pytest.raises(ValueError, match=r"teacher gives logits \(4, 7\) for 4 images, the student has 5 classes"):
-        model.loss(*batch(model))
+    with pytest.raises(SetupError, match=r"teacher gives logits \(1, 7\) for an image, the student has 5 classes"):
+        make(teacher).init_weights()
+
+
+def test_other_image_size_is_refused():
+    fixed = dict(type="TimmClassifier", model_name="vit_tiny_patch16_224", num_classes=CLASSES)
+    with pytest.raises(SetupError, match=r"cannot take the student's images of 64 x 64 pixels \(Input height \(64\)"):
+        make(fixed, pixels=dict(mean=[127.5] * 3, std=[127.5] * 3)).init_weights()
+
+
+def test_head_without_teacher_is_refused():
+    with pytest.raises(ValueError, match="the head is a ClassTokenHead; a DistilledClassifier has a DistilledHead"):
+        make(type="ClassTokenHead", loss=SMOOTH)
 
 
 @pytest.mark.parametrize(

@@ -7,6 +7,8 @@ from mmengine.registry import MODELS, init_default_scope
 from test_hosts import SMALL, VIT
 from tool_runs import load, run
 
+pytest.importorskip("mmpretrain")
+
 import backbones.classification  # noqa: F401  (registers)
 from backbones.weights import load_pretrained
 

@@ -15,6 +15,8 @@ from test_vit import assert_equal
 from tool_runs import ROOT, losses, run
 from torch import nn
 
+pytest.importorskip("mmpretrain")
+
 from backbones.classification.mae import MaskedAutoencoder
 from backbones.weights import load_pretrained
 

@@ -124,7 +124,8 @@ def test_evaluation_gives_finite_box_and_mask_metrics_dumps_and_pictures(trained
     with open(tmp_path / "predictions.pkl", "rb") as file:
         predictions = pickle.load(file)
     assert [len(p["pred_instances"]["masks"]) for p in predictions] == [5, 5]
-    pictures = sorted((tmp_path / "pictures").iterdir())
+    assert json.loads((tmp_path / "pictures" / "metrics.json").read_text()) == metrics
+    pictures = sorted((tmp_path / "pictures").glob("*.jpg"))
     assert [path.stem for path in pictures] == sorted(Path(p["img_path"]).stem for p in predictions)
     for path, prediction in zip(pictures, sorted(predictions, key=lambda p: p["img_path"]), strict=True):
         height, width = prediction["ori_shape"]

@@ -41,7 +41,7 @@ def backbone_class(checkpoint: dict[str, Any], path: str) -> type[DenseBackbone]
         raise UsageError(
             f"{path} has no config of its training (meta.cfg); give a checkpoint that tools/train.py wrote"
         )
-    name = Config.fromstring(text, ".py").model.backbone.type
+    name = Config.fromstring(text, ".py").model.get("backbone", {}).get("type", "model without a backbone")
     found = MODELS.module_dict.get(str(name).rpartition(".")[2])
     if found is None or not issubclass(found, DenseBackbone):
         raise UsageError(f"the backbone of {path} is a {name}, which is none of this package")

@@ -39,8 +39,8 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("checkpoint", help="checkpoint file")
     parser.add_argument(
         "--show-dir",
-        help="write a picture of each image here, ground truth left, prediction right; of a classifier also a "
-        "confusion matrix and its most confident mistakes",
+        help="write the metrics and a picture of each image here, ground truth left, prediction right; of a classifier "
+        "also a confusion matrix and its most confident mistakes",
     )
     parser.add_argument("--out", help="write the predictions to this .pkl file, the metrics to a .json file beside it")
     return parser.parse_args(argv)
@@ -109,7 +109,7 @@ def main(args: argparse.Namespace) -> None:
     if args.out and not args.out.endswith((".pkl", ".pickle")):
         raise UsageError(f"--out {args.out}: predictions are written as a pickle, so give a name ending in .pkl")
     cfg = load_config(args)
-    if "test_dataloader" not in cfg:
+    if not cfg.get("test_dataloader"):
         raise UsageError(f"{args.config} has no test_dataloader; it is not a config for testing")
     published = takes_published_weights(cfg) and is_published(args.checkpoint)
     checkpoint = {} if published else read_checkpoint(args.checkpoint)
@@ -118,6 +118,9 @@ def main(args: argparse.Namespace) -> None:
         set_show_dir(cfg, args.show_dir)
     cfg.load_from = None if published else args.checkpoint
     cfg.resume = False
+    # A checkpoint's state_dict holds the averaged weights; mmpretrain's hook would also evaluate the others, into the
+    # same files.
+    cfg.custom_hooks = [hook for hook in cfg.get("custom_hooks") or [] if "EMAHook" not in str(hook["type"])]
     runner = build_runner(cfg)
     if published:
         load_published(getattr(runner.model, "module", runner.model), args.checkpoint)
@@ -134,8 +137,9 @@ def main(args: argparse.Namespace) -> None:
     if args.out:
         runner.test_evaluator.metrics.append(dump_metric(args.out))
     metrics = runner.test()
-    if args.out:
-        Path(args.out).with_suffix(".json").write_text(json.dumps(metrics, indent=2, default=float) + "\n")
+    beside = [args.show_dir and Path(args.show_dir, "metrics.json"), args.out and Path(args.out).with_suffix(".json")]
+    for file in filter(None, beside):
+        file.write_text(json.dumps(metrics, indent=2, default=float) + "\n")
 
 
 if __name__ == "__main__":

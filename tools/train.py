@@ -9,7 +9,6 @@ from _cli import (
     build_runner,
     check_fits,
     check_pretrained,
-    is_published,
     load_config,
     make_parser,
     plain_names,
@@ -24,7 +23,7 @@ from mmengine.hooks import Hook
 from mmengine.runner import Runner
 
 from backbones.engine.resumable import make_resumable
-from backbones.weights import CheckpointError
+from backbones.weights import SetupError
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
@@ -141,6 +140,7 @@ class DropWeights(Hook):
         self.names = names
 
     def after_load_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
+        checkpoint.pop("ema_state_dict", None)  # a second set; state_dict already holds the averaged one
         weights = checkpoint.get("state_dict", checkpoint)
         for key in [key for key in weights if key.removeprefix("module.") in self.names]:
             del weights[key]
@@ -173,23 +173,27 @@ def check_head(runner: Runner, checkpoint: dict[str, Any], path: str, reset: boo
 
 
 def choose_start(cfg: Config, resumed: bool, reset_head: bool) -> str | None:
-    """The file of weights that the runner is to start from, or None; a published one becomes the model's ``init_cfg``.
+    """The file of weights that the runner is to start from, or None; a classifier of this package reads it itself.
+
+    By its ``init_cfg`` it takes published files, and ones of other image sizes or classes.
 
     Raises:
         UsageError: for ``--reset-head`` without a file to start from.
     """
     if resumed and not reset_head:
         return None
-    start, classifier = cfg.get("load_from"), takes_published_weights(cfg)
-    if start and classifier and is_published(start):
+    start, ours = cfg.get("load_from"), takes_published_weights(cfg)
+    if reset_head and (resumed or "head" not in cfg.model or not (start or (ours and cfg.model.get("init_cfg")))):
+        raise UsageError(
+            "--reset-head starts a classifier from a checkpoint of other classes: name it by --cfg-options "
+            "load_from=PATH, without --resume"
+        )
+    if start and ours:
         cfg.model.init_cfg = dict(type="Pretrained", checkpoint=start)
+        if (cfg.model.backbone.get("init_cfg") or {}).get("type") == "Pretrained":
+            cfg.model.backbone.init_cfg = None  # the file has the backbone's weights, too
         cfg.load_from = start = None
-    if reset_head and (resumed or not start):
-        if resumed or not (classifier and cfg.model.get("init_cfg")):
-            raise UsageError(
-                "--reset-head is for starting from a checkpoint of other classes: name it by --cfg-options "
-                "load_from=PATH, without --resume"
-            )
+    if reset_head and not start:
         cfg.model.init_cfg = {**cfg.model.init_cfg, "reset_head": True}
     return start
 
@@ -224,7 +228,7 @@ def main(args: argparse.Namespace) -> None:
         check_head(runner, read_checkpoint(start), start, args.reset_head)
     try:
         runner.train()
-    except CheckpointError as error:  # what an init_cfg names does not fit; nothing has been trained yet
+    except SetupError as error:  # what the model was given does not fit; nothing has been trained yet
         raise UsageError(error) from error
 
 

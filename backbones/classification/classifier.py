@@ -10,8 +10,19 @@ from mmpretrain.models import ImageClassifier
 from torch import Tensor
 
 from ..base import DenseBackbone
+from ..revcol import LEVELS
 from ..vit import PlainViT
 from ..weights import CheckpointError, load_pretrained
+
+
+def _check_last(net: DenseBackbone) -> None:
+    """Refuse a backbone that freezes, as unused, what a head reads."""
+    last = net.depth - 1 in net.used_taps if isinstance(net, PlainViT) else net.out_indices[-1] == LEVELS - 1
+    if not last:
+        raise ValueError(
+            f"the {type(net).__name__} leaves out its last level, which a classifier reads; leave out_indices and taps "
+            "at their defaults"
+        )
 
 
 @MODELS.register_module()
@@ -23,14 +34,15 @@ class DenseClassifier(ImageClassifier):
 
     Args:
         backbone: Config of a backbone of this package; a transformer needs ``pyramid=None``.
-        head: Config of a head of :mod:`backbones.classification.heads`.
+        head: Config of a head of :mod:`backbones.classification`.
         data_preprocessor: As for mmpretrain's ``ImageClassifier``; its ``num_classes`` are the head's unless given.
         kwargs: As for mmpretrain's ``ImageClassifier``: ``train_cfg`` (mixup and cutmix), ``init_cfg``.
             ``init_cfg=dict(type='Pretrained', checkpoint=...)`` takes published classification files as they are, and
             this package's own; with ``reset_head=True`` also those of other classes, whose layers for them start anew.
 
     Raises:
-        ValueError: for a transformer with a pyramid, whose parameters would get no gradient.
+        ValueError: for a transformer with a pyramid, whose parameters would get no gradient, for a backbone without its
+            last level or block, and for a head of another backbone.
         CheckpointError: at initialisation, for a file of other classes without ``reset_head``.
     """
 
@@ -46,9 +58,11 @@ class DenseClassifier(ImageClassifier):
             raise ValueError(
                 f"the {type(net).__name__} has a pyramid, which a classifier does not read; pass pyramid=None"
             )
+        _check_last(net)
         parts: dict[str, Any] = dict(backbone=net, head=MODELS.build({**head, "backbone": net}))
         images = {"num_classes": parts["head"].num_classes, **(data_preprocessor or {})}  # mixup's labels have as many
         super().__init__(**parts, data_preprocessor=images, **kwargs)
+        self.head.see_images(self.data_preprocessor)
         self.reset_head = False
 
     def extract_feat(self, inputs: Tensor, stage: str = "neck") -> Any:
@@ -75,9 +89,9 @@ class DenseClassifier(ImageClassifier):
 
     def published_name(self, name: str) -> str:
         """Our name of a published key: the backbone's if it has it, else the head's."""
-        ours = f"backbone.{self.backbone.published_name(name)}"
         own = self.state_dict().keys()
-        return ours if ours in own else f"head.{name}" if f"head.{name}" in own else name
+        ours = f"backbone.{self.backbone.published_name(name)}", f"head.{self.head.published_name(name)}"
+        return next((candidate for candidate in ours if candidate in own), name)
 
     def adapt_weights(self, weights: dict[str, Tensor]) -> list[str]:
         """Fits the backbone's part of published weights; see :meth:`backbones.base.DenseBackbone.adapt_weights`.
@@ -90,19 +104,21 @@ class DenseClassifier(ImageClassifier):
             name: f"{name} (file {tuple(value.shape)}, model {tuple(own[name].shape)})"
             for name, value in weights.items()
             if name.startswith("head.") and name in own and value.shape != own[name].shape
-            if value.shape[1:] == own[name].shape[1:]  # else the widths differ: a file of another arch
         }
-        if other and not self.reset_head:
+        # where the widths differ, too, it is a file of another arch
+        classes = [name for name in other if weights[name].ndim == 2 and weights[name].shape[1:] == own[name].shape[1:]]
+        if classes and not self.reset_head:
             raise CheckpointError(
                 f"the head has another number of classes: {', '.join(other.values())}. Add reset_head=True to init_cfg "
                 "(tools/train.py: --reset-head) to take over everything else and start these anew"
             )
-        for name in other:
-            del weights[name]
+        if classes:
+            for name in other:
+                del weights[name]
         inside = {
             name.removeprefix("backbone."): weights.pop(name) for name in list(weights) if name[:9] == "backbone."
         }
-        notes = [f"initialised anew: {', '.join(other.values())}"] if other else []
+        notes = [f"initialised anew: {', '.join(other.values())}"] if classes else []
         notes += self.backbone.adapt_weights(inside)
         weights.update({f"backbone.{name}": value for name, value in inside.items()})
         return notes

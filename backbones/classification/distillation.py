@@ -13,6 +13,7 @@ from mmpretrain.models import HuggingFaceClassifier, TimmClassifier
 from torch import Tensor, nn
 
 from ..vit import NORM_EPS, DeiT
+from ..weights import SetupError
 from .classifier import DenseClassifier
 from .heads import DenseHead
 
@@ -43,6 +44,9 @@ class DistilledHead(DenseHead):
             )
         super().__init__(*args, **kwargs)
         self.kind, self.weight, self.temperature = kind, weight, temperature
+
+    reads = DeiT
+    tokens = ("cls_token", "dist_token")
 
     def add_layers(self, backbone: DeiT) -> None:
         self.norm = nn.LayerNorm(backbone.embed_dims, eps=NORM_EPS)
@@ -124,11 +128,14 @@ class DistilledClassifier(DenseClassifier):
         kwargs: As for :class:`DenseClassifier`.
 
     Raises:
-        ValueError: before training, for a teacher of images normalised in another way; in it, for one of other classes.
+        ValueError: for a head that learns from no teacher.
+        SetupError: before training, for a teacher of other images or other classes.
     """
 
     def __init__(self, teacher: dict, **kwargs: Any) -> None:
         super().__init__(**kwargs)
+        if not isinstance(self.head, DistilledHead):
+            raise ValueError(f"the head is a {type(self.head).__name__}; a DistilledClassifier has a DistilledHead")
         self._teacher_cfg = teacher
         self._teacher = Unregistered()  # empty until it is needed
 
@@ -139,8 +146,10 @@ class DistilledClassifier(DenseClassifier):
             net: Any = MODELS.build(copy.deepcopy(self._teacher_cfg))
             if net.init_cfg or not isinstance(net, (TimmClassifier, HuggingFaceClassifier)):
                 net.init_weights()  # else it was built with its weights, which this would replace in some networks
-            self._check_images(net)
-            self._teacher.append(net.to(next(self.parameters())).eval().requires_grad_(False))
+            net = net.to(next(self.parameters())).eval().requires_grad_(False)
+            self._check_pixels(net)
+            self._check_logits(net)
+            self._teacher.append(net)
         return self._teacher[0]
 
     def init_weights(self) -> None:
@@ -153,7 +162,7 @@ class DistilledClassifier(DenseClassifier):
             teacher._apply(fn)  # to the student's device
         return super()._apply(fn, recurse)
 
-    def _check_images(self, teacher: Any) -> None:
+    def _check_pixels(self, teacher: Any) -> None:
         timm = getattr(getattr(teacher, "model", None), "default_cfg", None)  # values of 0 to 1
         for name in ("mean", "std"):
             ours, theirs = (getattr(net.data_preprocessor, name, None) for net in (self, teacher))
@@ -162,17 +171,29 @@ class DistilledClassifier(DenseClassifier):
             stated: list[Any] = [x and [round(v, 1) for v in x] for x in (theirs, ours)]
             if theirs is None or (ours is not None and np.allclose(*stated, rtol=0, atol=0.5)):
                 continue  # it does not say, or they are the same
-            raise ValueError(
+            raise SetupError(
                 f"the teacher's images have {name} {stated[0]}, the student's {stated[1]}; both see the same images, "
                 "so set data_preprocessor to the teacher's, or take another teacher"
+            )
+
+    def _check_logits(self, teacher: Any) -> None:
+        height, width = self.backbone.img_size
+        image = next(self.parameters()).new_zeros(1, 3, height, width)
+        try:
+            with torch.no_grad():
+                logits = teacher(image)
+        except Exception as error:  # networks of fixed size fail in ways of their own
+            raise SetupError(
+                f"the teacher cannot take the student's images of {height} x {width} pixels ({error}); take a teacher "
+                "for this size, or set the images and the student's img_size to the teacher's"
+            ) from error
+        if logits.shape != (1, self.head.num_classes):
+            raise SetupError(
+                f"the teacher gives logits {tuple(logits.shape)} for an image, the student has {self.head.num_classes} "
+                "classes; take a teacher of the same classes"
             )
 
     def loss(self, inputs: Tensor, data_samples: list) -> dict[str, Tensor]:
         with torch.no_grad():
             logits = self.teacher(inputs)
-        if logits.shape != (len(inputs), self.head.num_classes):
-            raise ValueError(
-                f"the teacher gives logits {tuple(logits.shape)} for {len(inputs)} images, the student has "
-                f"{self.head.num_classes} classes; take a teacher of the same classes"
-            )
         return self.head.loss(self.extract_feat(inputs), data_samples, teacher_logits=logits)

@@ -6,13 +6,14 @@ accuracy are mmpretrain's.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from mmengine.registry import MODELS
 from mmpretrain.models.heads import ClsHead
 from torch import Tensor, nn
 
+from ..base import DenseBackbone
 from ..cait import CaiT, ClassAttentionBlock
 from ..ceit import CeiT, LayerwiseClassAttention
 from ..vit import NORM_EPS, PlainViT, init_linear
@@ -25,12 +26,25 @@ class DenseHead(ClsHead):
         num_classes: Number of classes.
         backbone: The backbone, from which widths are taken.
         kwargs: As for mmpretrain's ``ClsHead``: ``loss``, ``topk``, ``cal_acc``, ``init_cfg``.
+
+    Raises:
+        ValueError: for a backbone that does not give what the head reads.
     """
 
     head: Any
+    reads: ClassVar[type[DenseBackbone]] = PlainViT
+    tokens: ClassVar[tuple[str, ...]] = ()  # that the backbone has in front of its patches
 
     def __init__(self, num_classes: int, backbone: Any, **kwargs: Any) -> None:
         super().__init__(**kwargs)
+        names = getattr(backbone, "token_names", ())
+        if not isinstance(backbone, self.reads) or names[: len(self.tokens)] != self.tokens:
+            wanted = f" with {', '.join(self.tokens)}" if self.tokens else ""
+            raise ValueError(
+                f"{type(self).__name__} reads a {self.reads.__name__}{wanted}, not a {type(backbone).__name__} with "
+                f"{', '.join(names) or 'no tokens'} (windows and relative positions leave no room for any); choose the "
+                "head of this backbone's paper"
+            )
         self.num_classes = num_classes
         self.add_layers(backbone)
         self.apply(init_linear)
@@ -38,6 +52,13 @@ class DenseHead(ClsHead):
     def add_layers(self, backbone: Any) -> None:
         """Make the layers for a backbone."""
         raise NotImplementedError
+
+    def published_name(self, name: str) -> str:
+        """The name that a key of official files has in this head."""
+        return name
+
+    def see_images(self, preprocessor: Any) -> None:
+        """Learn how images are normalised; for heads that rebuild them."""
 
     def read(self, backbone: Any, x: Tensor) -> Any:
         """What this head takes of the backbone for images ``(B, 3, H, W)``."""
@@ -51,6 +72,8 @@ class DenseHead(ClsHead):
 @MODELS.register_module()
 class ClassTokenHead(DenseHead):
     """Norm and linear layer on the class token: ViT, DeiT without distillation, DeepViT, the hybrids."""
+
+    tokens = ("cls_token",)
 
     def add_layers(self, backbone: PlainViT) -> None:
         self.norm = nn.LayerNorm(backbone.embed_dims, eps=NORM_EPS)
@@ -82,12 +105,13 @@ class MeanPoolHead(DenseHead):
 class CaiTHead(DenseHead):
     """Two blocks of class attention, norm and linear layer (CaiT, arXiv:2103.17239, section 3)."""
 
+    reads = CaiT
+
     def add_layers(self, backbone: CaiT) -> None:
-        width, arch = backbone.embed_dims, backbone.arch
+        width, start = backbone.embed_dims, float(backbone.layer_scale_init_value or 0)
         self.cls_token = nn.Parameter(nn.init.trunc_normal_(torch.zeros(1, 1, width), std=0.02))
         self.blocks_token_only = nn.ModuleList(
-            ClassAttentionBlock(width, backbone.num_heads, layer_scale_init_value=arch["layer_scale_init_value"])
-            for _ in range(2)
+            ClassAttentionBlock(width, backbone.num_heads, layer_scale_init_value=start) for _ in range(2)
         )
         self.norm = nn.LayerNorm(width, eps=NORM_EPS)
         self.head = nn.Linear(width, self.num_classes)
@@ -106,13 +130,18 @@ class CaiTHead(DenseHead):
 class CeiTHead(DenseHead):
     """Attention over the class tokens of all layers, norm and linear layer (CeiT, arXiv:2103.11816, section 3.4)."""
 
+    reads = CeiT
+    tokens = ("cls_token",)
+
     def add_layers(self, backbone: CeiT) -> None:
-        lca = LayerwiseClassAttention(backbone.embed_dims, backbone.depth, backbone.num_heads)
-        self.pos_layer_embed, self.lca, self.norm = lca.pos_layer_embed, lca.lca, lca.norm
+        self.layer_attention = LayerwiseClassAttention(backbone.embed_dims, backbone.depth, backbone.num_heads)
         self.head = nn.Linear(backbone.embed_dims, self.num_classes)
 
     def read(self, backbone: CeiT, x: Tensor) -> Tensor:
         return backbone.class_tokens(x)
 
     def pre_logits(self, feats: Any) -> Tensor:
-        return self.norm(self.lca(feats + self.pos_layer_embed))[:, 0]
+        return self.layer_attention(feats)
+
+    def published_name(self, name: str) -> str:
+        return f"layer_attention.{name}" if name in self.layer_attention.state_dict() else name

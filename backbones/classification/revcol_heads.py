@@ -79,6 +79,8 @@ class SimpleDecoder(nn.Module):
 class RevColHead(DenseHead):
     """The plain head: mean of the last column's coarsest map, norm, linear layer."""
 
+    reads = RevCol
+
     def add_layers(self, backbone: RevCol) -> None:
         self.cls = Classifier(backbone.channels[-1], self.num_classes)
         self.apply(init_weights)
@@ -101,8 +103,6 @@ class SupervisedRevColHead(DenseHead):
     Args:
         reconstruction_weight: Largest weight of the decoders' loss; it falls linearly from column to column.
         label_weight: Largest weight of the first three classifiers' loss; it rises linearly, and the last has 1.
-        pixel_mean: Of the normalised images, in pixel values; default: those of RevCol's weights.
-        pixel_std: Likewise.
         kwargs: As for :class:`DenseHead`.
 
     The last classifier predicts.
@@ -113,6 +113,7 @@ class SupervisedRevColHead(DenseHead):
         ValueError: for a number of columns that is no multiple of four.
     """
 
+    reads = RevCol
     mean: Tensor
     std: Tensor
 
@@ -121,14 +122,12 @@ class SupervisedRevColHead(DenseHead):
         *args: Any,
         reconstruction_weight: float = 3.0,
         label_weight: float = 0.7,
-        pixel_mean: tuple[float, ...] = RevCol.pixel_mean,
-        pixel_std: tuple[float, ...] = RevCol.pixel_std,
         **kwargs: Any,
     ) -> None:
         super().__init__(*args, **kwargs)
         self.reconstruction_weight, self.label_weight = reconstruction_weight, label_weight
-        self.register_buffer("mean", torch.tensor(pixel_mean).view(3, 1, 1) / 255, persistent=False)
-        self.register_buffer("std", torch.tensor(pixel_std).view(3, 1, 1) / 255, persistent=False)
+        self.register_buffer("mean", torch.tensor(RevCol.pixel_mean).view(3, 1, 1), persistent=False)
+        self.register_buffer("std", torch.tensor(RevCol.pixel_std).view(3, 1, 1), persistent=False)
 
     def add_layers(self, backbone: RevCol) -> None:
         if backbone.num_columns % HEADS:
@@ -140,6 +139,14 @@ class SupervisedRevColHead(DenseHead):
         decoder = Decoder if self.num_classes <= MAX_DECODED_CLASSES else SimpleDecoder
         self.decoder_blocks = nn.ModuleList(decoder(channels) for _ in range(HEADS - 1))
         self.apply(init_weights)
+
+    def see_images(self, preprocessor: Any) -> None:
+        if (mean := getattr(preprocessor, "mean", None)) is not None:
+            self.mean, self.std = mean.clone(), preprocessor.std.clone()
+
+    def pixels(self, images: Tensor) -> Tensor:
+        """What the decoders rebuild: normalised images back in [0, 1], without its ends."""
+        return ((images * self.std + self.mean) / 255).clamp(0.01, 0.99)
 
     def read(self, backbone: RevCol, x: Tensor) -> tuple[list[Tensor], Tensor]:
         """The coarsest maps of the supervised columns, and the images."""
@@ -163,7 +170,7 @@ class SupervisedRevColHead(DenseHead):
 
     def loss(self, feats: Any, data_samples: list, **kwargs: Any) -> dict[str, Tensor]:
         maps, images = feats
-        target = (images * self.std + self.mean).clamp(0.01, 0.99)
+        target = self.pixels(images)
         *early, last = self.all_logits(maps)
         losses = self._get_loss(last, data_samples)
         n = len(early)
