@@ -350,10 +350,10 @@ def test_config_without_validation_is_refused(tmp_path, fail):
 
 
 def test_teacher_of_other_classes_is_refused_before_training(flowers, tmp_path):
-    config = ROOT / "configs" / "deit_flowers.py"
-    given = ["model.teacher._delete_=True", "model.teacher.type=TimmClassifier", "model.teacher.model_name=resnet10t"]
-    given += ["model.teacher.num_classes=7"]
-    result = run("train", config, "--data-root", flowers, "--work-dir", tmp_path, "--cfg-options", *given)
+    teacher = dict(_delete_=True, type="TimmClassifier", model_name="resnet10t", num_classes=7)
+    config = tmp_path / "seven.py"
+    config.write_text(f'_base_ = "{ROOT}/configs/deit_flowers.py"\nmodel = dict(teacher={teacher})\n')
+    result = run("train", config, "--data-root", flowers, "--work-dir", tmp_path / "work")
     assert result.returncode == 2, result.stderr
     assert "error: the teacher gives logits (1, 7) for an image, the student has 5 classes" in result.stderr
     assert "Traceback" not in result.stderr
