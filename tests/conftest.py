@@ -1,6 +1,7 @@
 """Shared by all tests: a seed, one thread, and the official numbers where they lie beside the checkout."""
 
 import json
+import logging
 import os
 import shutil
 import subprocess
@@ -8,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from mmengine.logging import MMLogger
 from tool_runs import ROOT, command, load
 
 SHARED = Path(os.environ.get("DENSEBACKBONES_SHARED", ROOT.parent / "shared"))
@@ -66,3 +68,14 @@ def fail(capsys):
         return message.partition("error: ")[2]
 
     return fail_
+
+
+@pytest.fixture
+def said():
+    """What is logged."""
+    records, handler = [], logging.Handler()
+    handler.emit = lambda record: records.append(record.getMessage())
+    logger = MMLogger.get_current_instance()
+    logger.addHandler(handler)
+    yield records
+    logger.removeHandler(handler)

@@ -134,6 +134,15 @@ def test_weights_that_timm_reads_are_kept(settings, tmp_path):
         assert torch.equal(model.teacher.model.state_dict()[key], value), key
 
 
+def test_teacher_without_weights_is_said(tmp_path, said):
+    make().init_weights()
+    assert any("the teacher's config names no weights" in text for text in said)
+    said.clear()
+    torch.save(timm.create_model("resnet10t", num_classes=CLASSES).state_dict(), tmp_path / "teacher.pth")
+    make({**TIMM, "checkpoint_path": str(tmp_path / "teacher.pth")}).init_weights()
+    assert not any("names no weights" in text for text in said)
+
+
 def test_weights_of_a_checkpoint_are_read(tmp_path):
     init_default_scope("mmpretrain")
     source = MODELS.build(mmpretrains())

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import copy
+import logging
 from typing import Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
+from mmengine.logging import print_log
 from mmengine.registry import MODELS
 from mmpretrain.models import HuggingFaceClassifier, TimmClassifier
 from torch import Tensor, nn
@@ -114,6 +116,14 @@ class Unregistered(list):
         return self
 
 
+def _names_weights(settings: Any) -> bool:
+    """Whether the config of a model names weights anywhere, in the words of mmengine, timm or Hugging Face."""
+    if isinstance(settings, dict):
+        own = any(settings.get(key) for key in ("checkpoint", "checkpoint_path", "pretrained"))
+        return own or any(map(_names_weights, settings.values()))
+    return isinstance(settings, (list, tuple)) and any(map(_names_weights, settings))
+
+
 @MODELS.register_module()
 class DistilledClassifier(DenseClassifier):
     """A classifier with a :class:`DistilledHead` and its teacher.
@@ -143,6 +153,9 @@ class DistilledClassifier(DenseClassifier):
     def teacher(self) -> nn.Module:
         """Built at first use, with the student's type of numbers and on its device."""
         if not self._teacher:
+            if not _names_weights(self._teacher_cfg):
+                text = "the teacher's config names no weights (init_cfg, pretrained): the student will learn from noise"
+                print_log(text, logger="current", level=logging.WARNING)
             net: Any = MODELS.build(copy.deepcopy(self._teacher_cfg))
             if net.init_cfg or not isinstance(net, (TimmClassifier, HuggingFaceClassifier)):
                 net.init_weights()  # else it was built with its weights, which this would replace in some networks
