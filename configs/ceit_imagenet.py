@@ -3,7 +3,7 @@
 Run:    torchrun --nproc_per_node=8 tools/train.py configs/ceit_imagenet.py --launcher pytorch
 Result: not yet run here. Published: top-1 82.0, 24.2 M parameters (CeiT readme).
 
-The positions of the layers (head.pos_layer_embed) do decay: the official code's list of what is spared omits them.
+The positions of the layers (pos_layer_embed of the head) do decay: the official code's list of what is spared omits them.
 """
 
 _base_ = "./vit_imagenet.py"

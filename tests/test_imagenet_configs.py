@@ -303,7 +303,7 @@ def test_weight_decay_spares_what_the_official_code_spares(name):
     if name.startswith("revcol"):
         assert got["backbone.subnet1.alpha0"][1] == read(name).optim_wrapper.optimizer.weight_decay > 0
     if name.startswith("ceit"):
-        assert got["head.pos_layer_embed"][1] == 0.05
+        assert got["head.layer_attention.pos_layer_embed"][1] == 0.05
 
 
 @pytest.mark.parametrize(
