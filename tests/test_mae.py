@@ -27,6 +27,11 @@ BACKBONE = dict(
 DECODER = dict(decoder_embed_dims=32, decoder_depth=2, decoder_num_heads=4)
 
 
+@pytest.fixture(autouse=True)
+def _scope():
+    init_default_scope("mmpretrain")
+
+
 def build(**changes) -> MaskedAutoencoder:
     return MaskedAutoencoder(BACKBONE | changes, **DECODER).eval()
 

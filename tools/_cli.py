@@ -16,8 +16,6 @@ from mmengine.registry import MODELS, RUNNERS, init_default_scope
 from mmengine.runner import CheckpointLoader, Runner
 
 import backbones.engine.resumable  # noqa: F401  (the config copied into a work dir names its classes)
-from backbones.weights import CheckpointError, find_weights
-from backbones.weights import read_checkpoint as weights_of
 
 
 def make_parser(description: str) -> argparse.ArgumentParser:
@@ -105,15 +103,6 @@ def takes_published_weights(cfg: Config) -> bool:
     with MODELS.switch_scope_and_registry(None) as registry:
         model = registry.get(cfg.model.type) if isinstance(cfg.model.type, str) else cfg.model.type
     return hasattr(model, "published_name")
-
-
-def is_published(path: str) -> bool:
-    """Whether a file of weights is a published one, by its names, not written by a training of these tools."""
-    try:
-        _, weights = find_weights(weights_of(path)[0])
-    except (CheckpointError, FileNotFoundError) as error:
-        raise UsageError(error) from error
-    return not any(name.removeprefix("module.").startswith("backbone.") for name in weights)
 
 
 def plain_names(weights: dict[str, Any]) -> dict[str, Any]:

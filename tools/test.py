@@ -14,7 +14,6 @@ import torch
 from _cli import (
     build_runner,
     check_fits,
-    is_published,
     load_config,
     make_parser,
     read_checkpoint,
@@ -28,7 +27,8 @@ from mmengine.config import Config
 from mmengine.evaluator import BaseMetric, DumpResults
 from mmengine.registry import HOOKS, METRICS
 
-from backbones.weights import CheckpointError, load_pretrained
+from backbones.weights import CheckpointError, find_weights, load_pretrained
+from backbones.weights import read_checkpoint as weights_of
 
 SINGLE_LABEL = ("Accuracy", "SingleLabelMetric", "ConfusionMatrix")  # mmpretrain's metrics of one class an image
 
@@ -81,6 +81,15 @@ def dump_metric(path: str) -> BaseMetric:
     with METRICS.switch_scope_and_registry(None) as registry:
         compressing = registry.module_dict.get("DumpDetResults", DumpLabelMaps)
     return compressing(out_file_path=path)
+
+
+def is_published(path: str) -> bool:
+    """Whether a file of weights is a published one, by its names, not written by a training of these tools."""
+    try:
+        _, weights = find_weights(weights_of(path)[0])
+    except (CheckpointError, FileNotFoundError) as error:
+        raise UsageError(error) from error
+    return not any(name.removeprefix("module.").startswith("backbone.") for name in weights)
 
 
 def load_published(model: Any, path: str) -> None:

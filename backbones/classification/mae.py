@@ -60,7 +60,7 @@ class MaskedAutoencoder(BaseSelfSupervisor):
                 "that leaves some and masks some, such as 0.75"
             )
         head: Any = MAEPretrainHead(
-            dict(type="mmpretrain.PixelReconstructionLoss", criterion="L2"), norm_pix=norm_pix, patch_size=net.stride
+            dict(type="PixelReconstructionLoss", criterion="L2"), norm_pix=norm_pix, patch_size=net.stride
         )
         super().__init__(backbone=net, head=head, **kwargs)
         self.norm = nn.LayerNorm(net.embed_dims, eps=NORM_EPS)
