@@ -219,6 +219,7 @@ test_cfg = dict()
     assert result.returncode == 0, result.stderr
     assert re.search(r"missing +0\n +unexpected +0\n", result.stdout + result.stderr)
 
+    init_default_scope("mmpretrain")
     model = MODELS.build(Config.fromfile(config).model)
     load_pretrained(model, tmp_path / "published.pth")
     predictions = pickle.loads(dump.read_bytes())

@@ -131,7 +131,6 @@ def test_images_of_another_size_are_refused():
 # ------------------------------------------------------------------------------------------------------------- recipe
 def test_recipe_is_the_official_one():
     cfg = Config.fromfile(CONFIG)
-    init_default_scope("mmpretrain")
     with torch.device("meta"):
         model = MODELS.build(cfg.model)
     assert (model.num_patches, model.num_kept, model.head.norm_pix) == (196, 49, True)
