@@ -36,6 +36,9 @@ class DistilledHead(DenseHead):
     Source: arXiv:2012.12877, equations 2 and 3; scaling of the soft loss: see :func:`soft_distillation`.
     """
 
+    reads = DeiT
+    tokens = ("cls_token", "dist_token")
+
     def __init__(
         self, *args: Any, kind: str = "hard", weight: float = 0.5, temperature: float = 1.0, **kwargs: Any
     ) -> None:
@@ -46,9 +49,6 @@ class DistilledHead(DenseHead):
             )
         super().__init__(*args, **kwargs)
         self.kind, self.weight, self.temperature = kind, weight, temperature
-
-    reads = DeiT
-    tokens = ("cls_token", "dist_token")
 
     def add_layers(self, backbone: DeiT) -> None:
         self.norm = nn.LayerNorm(backbone.embed_dims, eps=NORM_EPS)
