@@ -175,7 +175,7 @@ def test_plot_run_draws_several_runs_over_each_other(trained, tmp_path):
     result = run("plot_run", trained, tmp_path / "1", "-o", picture)
     assert result.returncode == 0, result.stderr
     assert result.stdout.count("training time") == 2
-    assert cv2.imread(str(picture)).shape == (1800, 960, 3)
+    assert cv2.imread(str(picture)).shape == (1260, 1440, 3)
     result = run("plot_run", trained, tmp_path)
     assert result.returncode == 2
     assert f"{tmp_path} holds no log of a training run" in result.stderr

@@ -6,6 +6,7 @@ Reads the scalars that mmengine's LoggerHook writes for every run in a work dir;
 
 import argparse
 import json
+import math
 import sys
 from collections.abc import Iterable
 from datetime import timedelta
@@ -74,18 +75,17 @@ def draw(training: list[Record], evaluations: list[Record], metrics: list[str], 
 
 
 def draw_beside(runs: dict[str, tuple[list[Record], list[Record]]], out: Path) -> None:
-    """Write the loss of several runs above each of their metrics, a colour for each run."""
+    """Write the loss of several runs beside each of their metrics, a colour for each run."""
     metrics = list(dict.fromkeys(name for _, evaluations in runs.values() for name in main_metrics(evaluations)))
-    figure, axes = plt.subplots(
-        1 + len(metrics), 1, sharex=True, figsize=(8, 3 + 3 * len(metrics)), squeeze=False, layout="constrained"
-    )
-    for axis, name in zip(axes[:, 0], ["loss", *metrics], strict=True):
-        axis.set_ylabel("training loss" if name == "loss" else name)
+    rows = math.ceil((1 + len(metrics)) / 2)
+    figure = plt.figure(figsize=(12, 3.5 * rows), layout="constrained")
+    for place, name in enumerate(["loss", *metrics], 1):
+        axis = figure.add_subplot(rows, 2, place, sharex=figure.axes[0] if figure.axes else None)
+        axis.set(xlabel="iteration", ylabel="training loss" if name == "loss" else name)
         for run, (training, evaluations) in runs.items():
             step, records = ("step", training) if name == "loss" else ("iteration", evaluations)
             points = [(r[step], r[name]) for r in records if name in r]
             axis.plot(*zip(*points, strict=True), label=run, marker="" if name == "loss" else "o", markersize=3)
-    axes[-1, 0].set_xlabel("iteration")
     finish(figure, out)
 
 
