@@ -3,7 +3,7 @@
     data/flowers/train/CLASS/*.jpg   data/flowers/val/CLASS/*.jpg     5 classes; for others model.head.num_classes=N
 
 Run:    python tools/train.py configs/revcol_flowers.py --data-root FOLDER
-Result: in docs/RESULTS.md.
+Result: top-1 69 on 100 held-out photographs, 10 minutes; other seeds, and without supervision, in docs/RESULTS.md.
 """
 
 _base_ = "mmpretrain::_base_/default_runtime.py"
