@@ -10,6 +10,7 @@ import torch
 from _data import set_data_root
 from _options import HELP as OPTIONS_HELP
 from _options import merge_options
+from _registry import registered
 from _usage import UsageError
 from mmengine.config import Config, DictAction
 from mmengine.registry import MODELS, RUNNERS, init_default_scope
@@ -100,9 +101,7 @@ def read_checkpoint(path: str) -> dict[str, Any]:
 
 def takes_published_weights(cfg: Config) -> bool:
     """Whether the model of a config reads files of the papers' authors: a classifier of this package."""
-    with MODELS.switch_scope_and_registry(None) as registry:
-        model = registry.get(cfg.model.type) if isinstance(cfg.model.type, str) else cfg.model.type
-    return hasattr(model, "published_name")
+    return hasattr(registered(MODELS, cfg.model.type), "published_name")
 
 
 def plain_names(weights: dict[str, Any]) -> dict[str, Any]:

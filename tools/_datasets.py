@@ -4,6 +4,7 @@ import inspect
 from collections.abc import Iterator
 from typing import Any
 
+from _registry import registered
 from mmengine.config import Config
 from mmengine.registry import DATASETS
 
@@ -21,8 +22,7 @@ def inner_datasets(node: Any) -> Iterator[dict]:
 
 def dataset_class(dataset: dict) -> Any:
     """The class a data set's config names, or None."""
-    with DATASETS.switch_scope_and_registry(None) as registry:
-        return registry.get(dataset["type"]) if isinstance(dataset.get("type"), str) else dataset.get("type")
+    return registered(DATASETS, dataset.get("type"))
 
 
 def prefixes(dataset: dict) -> list[str]:

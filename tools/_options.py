@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
+from _registry import registered
 from mmengine import registry as registries
 from mmengine.config import Config
 from mmengine.optim import OptimWrapper
@@ -79,12 +80,7 @@ UNTYPED = {
 def _registered(name: str) -> Iterator[Any]:
     """Every class or function of this name in mmengine's registries, seen from the current default scope."""
     for root in REGISTRIES:
-        with root.switch_scope_and_registry(None) as registry:
-            try:
-                found = registry.get(name)
-            except RuntimeError:  # upstream returns None, the fork raises
-                found = None
-        if found is not None:
+        if (found := registered(root, name)) is not None:
             yield found
 
 

@@ -22,6 +22,7 @@ from _cli import (
 from _data import check_data
 from _datasets import evaluators
 from _pictures import ClassificationPictures, draw_into
+from _registry import registered
 from _usage import UsageError, run, say
 from mmengine.config import Config
 from mmengine.evaluator import BaseMetric, DumpResults
@@ -51,8 +52,7 @@ def set_show_dir(cfg: Config, folder: str) -> None:
     hook = cfg.get("default_hooks", {}).get("visualization")
     if hook is None:
         raise UsageError("--show-dir: the config has no default_hooks.visualization, the host's hook that draws")
-    with HOOKS.switch_scope_and_registry(None) as registry:
-        options = inspect.signature(registry.get(hook["type"])).parameters
+    options = inspect.signature(registered(HOOKS, hook["type"])).parameters
     hook.update({key: True for key in ("draw", "enable") if key in options}, interval=1)
     out_dir = next((key for key in ("test_out_dir", "out_dir") if key in options), None)  # mmdet's, mmpretrain's
     if out_dir:
