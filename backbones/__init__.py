@@ -10,7 +10,7 @@ check_families()  # before mmengine is imported: two families write into the sam
 from .cait import CaiT  # noqa: E402
 from .ceit import CeiT  # noqa: E402
 from .deepvit import DeepViT  # noqa: E402
-from .engine import LayerDecayOptimWrapperConstructor  # noqa: E402
+from .engine import DenseLayerDecayOptimWrapperConstructor  # noqa: E402
 from .hybrid_vit import HybridViT  # noqa: E402
 from .pyramid import SimpleFeaturePyramid  # noqa: E402
 from .revcol import RevCol  # noqa: E402
@@ -22,8 +22,8 @@ __all__ = [
     "CeiT",
     "DeepViT",
     "DeiT",
+    "DenseLayerDecayOptimWrapperConstructor",
     "HybridViT",
-    "LayerDecayOptimWrapperConstructor",
     "PlainViT",
     "RevCol",
     "SimpleFeaturePyramid",

@@ -55,7 +55,7 @@ param_scheduler = [dict(type="MultiStepLR", begin=0, end=26, by_epoch=True, mile
 auto_scale_lr = dict(base_batch_size=64)
 optim_wrapper = dict(
     type="AmpOptimWrapper",  # in float16: mmcv's deformable attention has no kernel for bfloat16
-    constructor="LayerDecayOptimWrapperConstructor",
+    constructor="DenseLayerDecayOptimWrapperConstructor",
     # In place of DINO's 0.1 for the whole backbone: from 0.135 in the stem to 0.9 in the last blocks.
     paramwise_cfg=dict(_delete_=True, layer_decay_rate=0.9, custom_keys={"alpha": dict(decay_mult=0.0)}),
 )

@@ -26,6 +26,6 @@ model = dict(
     neck=dict(in_channels=[64, 128, 256, 512]),
 )
 optim_wrapper = dict(
-    constructor="LayerDecayOptimWrapperConstructor",
+    constructor="DenseLayerDecayOptimWrapperConstructor",
     paramwise_cfg=dict(_delete_=True, layer_decay_rate=0.85, custom_keys={"alpha": dict(decay_mult=0.0)}),
 )

@@ -67,7 +67,7 @@ val_cfg = dict()
 test_cfg = dict()
 optim_wrapper = dict(
     optimizer=dict(type="AdamW", lr=2e-3, weight_decay=0.05),
-    constructor="LayerDecayOptimWrapperConstructor",
+    constructor="DenseLayerDecayOptimWrapperConstructor",
     paramwise_cfg=dict(layer_decay_rate=1.0),
     clip_grad=dict(max_norm=5),
 )

@@ -56,7 +56,7 @@ param_scheduler = [
 ]
 optim_wrapper = dict(
     type="AmpOptimWrapper",
-    constructor="LayerDecayOptimWrapperConstructor",
+    constructor="DenseLayerDecayOptimWrapperConstructor",
     optimizer=dict(_delete_=True, type="AdamW", lr=1e-4, betas=(0.9, 0.999), weight_decay=0.1),
     paramwise_cfg=dict(
         layer_decay_rate=0.7,

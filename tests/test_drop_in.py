@@ -51,7 +51,7 @@ def test_written_config_is_the_difference_and_the_diff_says_why(write):
         "    neck=dict(in_channels=[128, 256, 512], start_level=0),\n"
         ")\n"
         "optim_wrapper = dict(\n"
-        '    constructor="backbones.LayerDecayOptimWrapperConstructor",\n'
+        '    constructor="backbones.DenseLayerDecayOptimWrapperConstructor",\n'
         "    paramwise_cfg=dict(layer_decay_rate=1.0, custom_keys=dict(alpha=dict(decay_mult=0.0))),\n"
         '    optimizer=dict(_delete_=True, type="AdamW", lr=0.0001, weight_decay=0.05),\n'
         ")\n"

@@ -2,6 +2,8 @@
 
 import json
 import re
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -18,7 +20,7 @@ def groups(model, **paramwise_cfg):
     wrapper = build_optim_wrapper(
         model,
         dict(
-            constructor="LayerDecayOptimWrapperConstructor",
+            constructor="DenseLayerDecayOptimWrapperConstructor",
             optimizer=dict(type="AdamW", lr=1.0, weight_decay=0.05),
             paramwise_cfg=paramwise_cfg,
         ),
@@ -141,3 +143,27 @@ def test_one_table_of_the_groups_is_logged(said):
     depths = [int(line.split()[0]) for line in table[1].splitlines()]
     assert sorted(set(depths)) == list(range(7))
     assert depths == sorted(depths)
+
+
+FOREIGN = """
+from mmengine.optim import DefaultOptimWrapperConstructor
+from mmengine.registry import OPTIM_WRAPPER_CONSTRUCTORS
+@OPTIM_WRAPPER_CONSTRUCTORS.register_module(force=True)  # as mmpose does
+class LayerDecayOptimWrapperConstructor(DefaultOptimWrapperConstructor):
+    pass
+"""
+
+
+@pytest.mark.parametrize("ours_first", [True, False])
+def test_another_projects_constructor_of_the_usual_name_changes_nothing(ours_first):
+    steps = ["import backbones", FOREIGN]
+    code = "\n".join(
+        [
+            *(steps if ours_first else steps[::-1]),
+            "from mmengine.registry import OPTIM_WRAPPER_CONSTRUCTORS as registry",
+            "ours = registry.get('DenseLayerDecayOptimWrapperConstructor')",
+            "print(ours.__module__, registry.get('LayerDecayOptimWrapperConstructor').__module__)",
+        ]
+    )
+    printed = subprocess.check_output([sys.executable, "-W", "ignore", "-c", code], text=True).split()
+    assert printed == ["backbones.engine.layer_decay", "__main__"]

@@ -89,7 +89,7 @@ def test_recipe_is_maes(name, backbone, arch, drop_path_rate, layer_decay_rate, 
 
 def check_recipe(cfg, lr, weight_decay, layer_decay_rate, crop, stride, warm_up, channels, batch):
     wrapper = cfg.optim_wrapper
-    assert (wrapper.type, wrapper.constructor) == ("AmpOptimWrapper", "LayerDecayOptimWrapperConstructor")
+    assert (wrapper.type, wrapper.constructor) == ("AmpOptimWrapper", "DenseLayerDecayOptimWrapperConstructor")
     assert wrapper.optimizer == dict(type="AdamW", lr=lr, betas=(0.9, 0.999), weight_decay=weight_decay)
     assert wrapper.paramwise_cfg.layer_decay_rate == layer_decay_rate
     assert (cfg.train_cfg.type, cfg.train_cfg.max_iters) == ("IterBasedTrainLoop", 160_000)

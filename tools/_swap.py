@@ -360,7 +360,7 @@ def _optimizer(cfg: Config, host: str, backbone: DenseBackbone, decay: float, pr
     if wrapper is None or "optimizer" not in wrapper:
         return
     stock = wrapper["optimizer"]
-    constructor = f"{prefix}LayerDecayOptimWrapperConstructor"
+    constructor = f"{prefix}DenseLayerDecayOptimWrapperConstructor"
     yield Change(
         "optim_wrapper.constructor",
         wrapper.get("constructor"),

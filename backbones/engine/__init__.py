@@ -1,6 +1,6 @@
 """What training with these backbones needs of the runner. Registered in mmengine's root registries."""
 
 from . import resumable
-from .layer_decay import LayerDecayOptimWrapperConstructor
+from .layer_decay import DenseLayerDecayOptimWrapperConstructor
 
-__all__ = ["LayerDecayOptimWrapperConstructor", "resumable"]
+__all__ = ["DenseLayerDecayOptimWrapperConstructor", "resumable"]

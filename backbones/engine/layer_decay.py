@@ -14,7 +14,7 @@ OPTIONS = ("layer_decay_rate", "flat_decay_mult", "custom_keys")
 
 
 @OPTIM_WRAPPER_CONSTRUCTORS.register_module()
-class LayerDecayOptimWrapperConstructor(DefaultOptimWrapperConstructor):
+class DenseLayerDecayOptimWrapperConstructor(DefaultOptimWrapperConstructor):
     """Gives each parameter the learning rate ``lr * layer_decay_rate ** (num_depths - 1 - depth)``.
 
     ``depth`` and ``num_depths`` come from ``get_layer_depth(name, prefix)`` of the model's backbone, wherever in the
@@ -37,7 +37,7 @@ class LayerDecayOptimWrapperConstructor(DefaultOptimWrapperConstructor):
 
     Example:
         >>> optim_wrapper = dict(
-        ...     constructor="LayerDecayOptimWrapperConstructor",
+        ...     constructor="DenseLayerDecayOptimWrapperConstructor",
         ...     optimizer=dict(type="AdamW", lr=2e-4, weight_decay=0.05),
         ...     paramwise_cfg=dict(layer_decay_rate=0.85, custom_keys={"alpha": dict(decay_mult=0.0)}),
         ... )

@@ -10,5 +10,5 @@ _base_ = (
 custom_imports = dict(imports=["backbones"], allow_failed_imports=False)
 checkpoint_file = None  # ConvNeXt's
 
-optim_wrapper = dict(constructor="LayerDecayOptimWrapperConstructor", paramwise_cfg=dict(_delete_=True))
+optim_wrapper = dict(constructor="DenseLayerDecayOptimWrapperConstructor", paramwise_cfg=dict(_delete_=True))
 auto_scale_lr = dict(enable=False, base_batch_size=16)
