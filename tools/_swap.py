@@ -16,8 +16,8 @@ from mmengine.config import Config
 from mmengine.registry import MODELS
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from backbones import PlainViT
 from backbones.base import DenseBackbone
+from backbones.dense_transformer import DenseTransformer
 
 BACKBONES = {name: cls for name, cls in MODELS.module_dict.items() if issubclass(cls, DenseBackbone)}
 # Necks that make a pyramid of equal maps (of a ViT); they are not needed in front of a backbone with four strides.
@@ -93,7 +93,7 @@ def swap_backbone(
     given = dict(options)
     cls: Any = BACKBONES[name]
     # classifiers, and decoders made for maps of equal stride, want a ViT's maps as they are
-    if issubclass(cls, PlainViT) and "pyramid" not in given and (host == "mmpretrain" or _equal_strides(old)):
+    if issubclass(cls, DenseTransformer) and "pyramid" not in given and (host == "mmpretrain" or _equal_strides(old)):
         depth, n = cls.parse_arch(given.get("arch", cls.default_arch))["depth"], len(old.channels)
         given.update(pyramid=None, taps=tuple(depth * i // n - 1 for i in range(1, n + 1)))
     with torch.device("meta"):

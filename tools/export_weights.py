@@ -15,8 +15,8 @@ from _usage import UsageError, run, say
 from mmengine.config import Config
 from mmengine.registry import MODELS
 
-from backbones.base import DenseBackbone
-from backbones.weights import find_weights
+from backbones.base import Backbone
+from backbones.checkpoints import find_weights
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
@@ -34,7 +34,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     return parser.parse_args(argv)
 
 
-def backbone_class(checkpoint: dict[str, Any], path: str) -> type[DenseBackbone]:
+def backbone_class(checkpoint: dict[str, Any], path: str) -> type[Backbone]:
     """The class of the backbone that a checkpoint was trained with; its config is in the file."""
     text = checkpoint.get("meta", {}).get("cfg")
     if not isinstance(text, str):
@@ -43,7 +43,7 @@ def backbone_class(checkpoint: dict[str, Any], path: str) -> type[DenseBackbone]
         )
     name = Config.fromstring(text, ".py").model.get("backbone", {}).get("type", "model without a backbone")
     found = MODELS.module_dict.get(str(name).rpartition(".")[2])
-    if found is None or not issubclass(found, DenseBackbone):
+    if found is None or not issubclass(found, Backbone):
         raise UsageError(f"the backbone of {path} is a {name}, which is none of this package")
     return found
 

@@ -28,8 +28,8 @@ from mmengine.config import Config
 from mmengine.evaluator import BaseMetric, DumpResults
 from mmengine.registry import HOOKS, METRICS
 
-from backbones.weights import CheckpointError, find_weights, load_pretrained
-from backbones.weights import read_checkpoint as weights_of
+from backbones.checkpoints import CheckpointError, find_weights, load_pretrained
+from backbones.checkpoints import read_checkpoint as weights_of
 
 SINGLE_LABEL = ("Accuracy", "SingleLabelMetric", "ConfusionMatrix")  # mmpretrain's metrics of one class an image
 

@@ -23,7 +23,7 @@ from mmengine.hooks import Hook
 from mmengine.runner import Runner
 
 from backbones.engine.resumable import make_resumable
-from backbones.weights import SetupError
+from backbones.errors import SetupError
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
