@@ -11,7 +11,11 @@ from test_vit import assert_equal
 
 pytest.importorskip("mmpretrain")
 
-from backbones.classification.depth import (
+from mmpretrain.structures import DataSample
+
+from backbones import CaiT, CeiT, DeepViT, PlainViT
+from backbones.classification import attention_similarity as module
+from backbones.classification.attention_similarity import (
     attention_maps,
     attention_similarity,
     block_similarities,
@@ -20,10 +24,6 @@ from backbones.classification.depth import (
     similarity_loss,
     similarity_ratios,
 )
-from mmpretrain.structures import DataSample
-
-from backbones import CaiT, CeiT, DeepViT, PlainViT
-from backbones.classification import depth
 
 ARCH = dict(embed_dims=24, depth=3, num_heads=2)
 
@@ -119,7 +119,7 @@ def test_two_maps_exist_at_a_time(monkeypatch):
         alive.append(sum(x.shape == maps.shape for x in tensors))
         return attention_similarity(maps, others)
 
-    monkeypatch.setattr(depth, "attention_similarity", count)
+    monkeypatch.setattr(module, "attention_similarity", count)
     block_similarities(DeepViT(dict(ARCH, depth=5), img_size=64, pyramid=None).eval(), torch.randn(2, 3, 64, 64))
     assert alive == [2, 2, 2, 2]
 
@@ -201,7 +201,7 @@ def test_classifier_adds_the_loss_and_training_lowers_it():
         dict(
             type="DiverseClassifier",
             similarity_weight=0.5,
-            backbone=dict(type="DeepViT", arch=ARCH, img_size=64, pyramid=None),
+            backbone=dict(type="DeepViTTrunk", arch=ARCH, img_size=64),
             head=dict(type="ClassTokenHead", num_classes=3),
         )
     )

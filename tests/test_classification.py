@@ -11,8 +11,8 @@ import timm
 from mmpretrain.structures import DataSample
 
 import backbones.classification  # noqa: F401  (registers)
+from backbones.checkpoints import CheckpointError, load_pretrained
 from backbones.classification import DenseClassifier, soft_distillation
-from backbones.weights import CheckpointError, load_pretrained
 
 
 def official(source: dict, name: str) -> dict:
@@ -43,14 +43,14 @@ MODELS_OF = {  # fixture: backbone, head
     "revcol": ("RevCol", "SupervisedRevColHead"),
     "revcol_22k": ("RevCol", "SupervisedRevColHead"),
     "revcol_huge": ("RevCol", "SupervisedRevColHead"),
-    "vit": ("PlainViT", "ClassTokenHead"),
-    "deit_distilled": ("DeiT", "DistilledHead"),
-    "cait": ("CaiT", "CaiTHead"),
-    "cait_official": ("CaiT", "CaiTHead"),
-    "ceit": ("CeiT", "CeiTHead"),
-    "deepvit": ("DeepViT", "ClassTokenHead"),
-    "deepvit_plain": ("DeepViT", "ClassTokenHead"),
-    "hybrid": ("HybridViT", "ClassTokenHead"),
+    "vit": ("ViTTrunk", "ClassTokenHead"),
+    "deit_distilled": ("DeiTTrunk", "DistilledHead"),
+    "cait": ("CaiTTrunk", "CaiTHead"),
+    "cait_official": ("CaiTTrunk", "CaiTHead"),
+    "ceit": ("CeiTTrunk", "CeiTHead"),
+    "deepvit": ("DeepViTTrunk", "ClassTokenHead"),
+    "deepvit_plain": ("DeepViTTrunk", "ClassTokenHead"),
+    "hybrid": ("HybridViTTrunk", "ClassTokenHead"),
 }
 
 
@@ -59,7 +59,7 @@ def build(source: dict, name: str, head: str | None = None, num_classes: int | N
     backbone, head_type = MODELS_OF[name]
     settings = dict(type=backbone, arch=official(source, name))
     if backbone != "RevCol":
-        settings.update(pyramid=None, img_size=source["config"]["img_size"])
+        settings.update(img_size=source["config"]["img_size"])
     settings.update(kwargs)
     num_classes = num_classes or source["config"]["num_classes"]
     return MODELS.build(
@@ -159,7 +159,7 @@ def test_mean_pool_head_is_timm_s():
     for p in theirs.parameters():
         torch.nn.init.normal_(p, std=0.3)
     init_default_scope("mmpretrain")
-    backbone = dict(type="PlainViT", arch=dict(embed_dims=24, depth=2, num_heads=2), img_size=32, pyramid=None)
+    backbone = dict(type="ViTTrunk", arch=dict(embed_dims=24, depth=2, num_heads=2), img_size=32)
     model = DenseClassifier(backbone, dict(type="MeanPoolHead", num_classes=7)).eval()
     own, given = model.state_dict(), theirs.state_dict()
     names = {model.published_name(key): value for key, value in given.items()}
@@ -171,8 +171,8 @@ def test_mean_pool_head_is_timm_s():
         close(
             model.extract_feat(x, stage="pre_logits"), theirs.forward_head(theirs.forward_features(x), pre_logits=True)
         )
-        (maps,) = model.extract_feat(x, stage="backbone")
-    assert maps.shape == (2, 24, 2, 2)
+        tokens = model.extract_feat(x, stage="backbone")
+    assert tokens.shape == (2, 5, 24)
 
 
 @pytest.mark.parametrize("name", [name for name, (backbone, _) in MODELS_OF.items() if backbone != "RevCol"])
@@ -245,7 +245,7 @@ def test_class_attention_starts_with_the_layer_scale_of_the_backbone():
     init_default_scope("mmpretrain")
     arch = dict(embed_dims=24, depth=2, num_heads=2)
     for given, expected in ((None, 1e-5), (0.25, 0.25)):
-        backbone = dict(type="CaiT", arch=arch, pyramid=None, layer_scale_init_value=given)
+        backbone = dict(type="CaiTTrunk", arch=arch, layer_scale_init_value=given)
         model = DenseClassifier(backbone, dict(type="CaiTHead", num_classes=3))
         scales = {key: p for key, p in model.named_parameters() if "gamma" in key}
         assert len(scales) == 8
@@ -300,22 +300,20 @@ def test_supervised_head_trains_on_any_image_size(size):
     [
         (dict(type="RevCol", arch=dict(channels=(8, 12, 16, 20), depths=(1, 1, 1, 1), num_columns=6)),
          dict(type="SupervisedRevColHead"), "has 6 columns; intermediate supervision takes a multiple of 4"),
-        (dict(type="PlainViT", arch="tiny"), dict(type="ClassTokenHead"), "has a pyramid.*pass pyramid=None"),
+        (dict(type="PlainViT", arch="tiny"), dict(type="ClassTokenHead"), "is a PlainViT; DenseClassifier takes.*ViTTrunk instead of PlainViT"),
         (dict(type="mmpretrain.ResNet", depth=18), dict(type="RevColHead"), "is a ResNet; DenseClassifier takes"),
-        (dict(type="DeiT", arch="tiny", pyramid=None), dict(type="DistilledHead", kind="firm"), "kind is 'firm'"),
-        (dict(type="CaiT", arch="xxs24", pyramid=None), dict(type="ClassTokenHead"),
-         "ClassTokenHead reads a PlainViT with cls_token, not a CaiT with no tokens"),
-        (dict(type="PlainViT", arch="tiny", pyramid=None, window_size=7), dict(type="ClassTokenHead"),
-         "with cls_token, not a PlainViT with no tokens .windows"),
-        (dict(type="PlainViT", arch="tiny", pyramid=None), dict(type="DistilledHead"),
-         "DistilledHead reads a DeiT with cls_token, dist_token, not a PlainViT with cls_token"),
-        (dict(type="PlainViT", arch="tiny", pyramid=None), dict(type="CeiTHead"), "CeiTHead reads a CeiT"),
-        (dict(type="PlainViT", arch="tiny", pyramid=None), dict(type="CaiTHead"), "CaiTHead reads a CaiT, not a"),
-        (dict(type="RevCol"), dict(type="MeanPoolHead"), "MeanPoolHead reads a PlainViT, not a RevCol"),
-        (dict(type="PlainViT", arch="tiny", pyramid=None), dict(type="RevColHead"), "RevColHead reads a RevCol"),
-        (dict(type="PlainViT", arch="tiny", pyramid=None, taps=(3,)), dict(type="ClassTokenHead"),
-         "the PlainViT leaves out its last level"),
-        (dict(type="RevCol", out_indices=(0, 1)), dict(type="RevColHead"), "the RevCol leaves out its last level"),
+        (dict(type="DeiTTrunk", arch="tiny"), dict(type="DistilledHead", kind="firm"), "kind is 'firm'"),
+        (dict(type="CaiTTrunk", arch="xxs24"), dict(type="ClassTokenHead"),
+         "ClassTokenHead reads a Trunk with cls_token, not a CaiTTrunk with no tokens"),
+        (dict(type="ViTTrunk", arch="tiny", window_size=7), dict(type="ClassTokenHead"),
+         "with cls_token, not a ViTTrunk with no tokens .windows"),
+        (dict(type="ViTTrunk", arch="tiny"), dict(type="DistilledHead"),
+         "DistilledHead reads a DeiTTrunk with cls_token, dist_token, not a ViTTrunk with cls_token"),
+        (dict(type="ViTTrunk", arch="tiny"), dict(type="CeiTHead"), "CeiTHead reads a CeiTTrunk"),
+        (dict(type="ViTTrunk", arch="tiny"), dict(type="CaiTHead"), "CaiTHead reads a CaiTTrunk, not a"),
+        (dict(type="RevCol"), dict(type="MeanPoolHead"), "MeanPoolHead reads a Trunk, not a RevCol"),
+        (dict(type="ViTTrunk", arch="tiny"), dict(type="RevColHead"), "RevColHead reads a RevCol"),
+        (dict(type="RevCol", out_indices=(0, 1)), dict(type="RevColHead"), "out_indices of the RevCol is .0, 1., without the coarsest level"),
     ],
 )  # fmt: skip
 def test_wrong_parts_are_named(backbone, head, message):

@@ -16,7 +16,7 @@ from mmengine.registry import MODELS, init_default_scope
 from PIL import Image
 from tool_runs import ROOT, load, losses, run
 
-from backbones.weights import load_pretrained
+from backbones.checkpoints import load_pretrained
 
 pytest.importorskip("mmpretrain")
 
@@ -252,7 +252,7 @@ custom_imports = dict(imports=["backbones.classification"], allow_failed_imports
 arch = dict({arch}, num_heads={settings["num_heads"]}, mlp_ratio={settings["mlp_ratio"]})
 model = dict(
     type="DenseClassifier",
-    backbone=dict(type="PlainViT", arch=arch, img_size={settings["img_size"]}, pyramid=None),
+    backbone=dict(type="ViTTrunk", arch=arch, img_size={settings["img_size"]}),
     head=dict(type="ClassTokenHead", num_classes=5),
     train_cfg=dict(augments=[dict(type="Mixup", alpha=0.8)]),
 )
@@ -273,7 +273,7 @@ load_from = "{tmp_path}/published.pth"
 
     result = run("train", *shared, "--reset-head")
     assert result.returncode == 0, result.stderr
-    assert f"adapted: initialised anew: {shapes}" in result.stdout + result.stderr
+    assert f"adapted: reinitialised: {shapes}" in result.stdout + result.stderr
     after = torch.load(tmp_path / "work" / "epoch_1.pth", weights_only=False)["state_dict"]
     assert after["head.head.weight"].std() > 0
     for ours, published in {

@@ -13,7 +13,7 @@ from mmengine.registry import MODELS, init_default_scope
 from torch.nn.modules.batchnorm import _BatchNorm
 
 import backbones  # noqa: F401  (registers)
-from backbones.base import DenseBackbone
+from backbones.base import Backbone, DenseBackbone
 
 BACKBONES = {name: cls for name, cls in MODELS.module_dict.items() if issubclass(cls, DenseBackbone)}
 pytestmark = pytest.mark.parametrize("name", BACKBONES)
@@ -146,7 +146,7 @@ def test_every_trainable_parameter_gets_a_gradient(name, out_indices):
 @pytest.mark.parametrize("frozen_stages", [0, 1])
 def test_frozen_stages_stay_frozen_and_the_rest_trains(name, frozen_stages):
     net = build(name, frozen_stages=frozen_stages).train()
-    frozen = [part for stage in net.stages()[: frozen_stages + 1] for part in stage]
+    frozen = [part for stage in list(net.stages().values())[: frozen_stages + 1] for part in stage]
     ids = {id(p) for part in frozen for p in (part.parameters() if hasattr(part, "parameters") else [part])}
     assert not any(m.training for part in frozen if hasattr(part, "modules") for m in part.modules())
     sum(f.square().sum() for f in net(torch.rand(2, 3, 64, 64))).backward()
@@ -170,7 +170,7 @@ def test_layer_depths_cover_the_network_and_rise(name):
     assert net.get_layer_depth("neck.conv.weight", "backbone.") == (num_depths - 1, num_depths)
     stage_depths = [
         min(depths[key][0] for key, p in net.named_parameters() if any(p is q for q in _parameters(stage)))
-        for stage in net.stages()
+        for stage in net.stages().values()
     ]
     assert stage_depths == sorted(stage_depths)
     assert stage_depths[0] == 0
@@ -212,7 +212,13 @@ def test_the_scope_needs_no_import(name):
 
 
 def test_the_contracts_arguments_exist(name):
-    parameters = inspect.signature(BACKBONES[name].__init__).parameters
+    parameters = {
+        key: p
+        for cls in BACKBONES[name].__mro__
+        if issubclass(cls, Backbone) and "__init__" in vars(cls)
+        for key, p in inspect.signature(cls.__init__).parameters.items()
+        if p.kind is not p.VAR_KEYWORD
+    }
     wanted = {"arch", "out_indices", "frozen_stages", "norm_eval", "drop_path_rate", "init_cfg"}
     assert wanted <= parameters.keys()
     assert all(p.kind is p.KEYWORD_ONLY for key, p in parameters.items() if key not in ("self", "arch"))

@@ -13,7 +13,7 @@ import timm
 from mmpretrain.structures import DataSample
 
 import backbones.classification  # noqa: F401  (registers)
-from backbones.weights import SetupError
+from backbones.errors import SetupError
 
 CLASSES = 5
 IMAGENET = dict(mean=[123.675, 116.28, 103.53], std=[58.395, 57.12, 57.375])
@@ -37,7 +37,7 @@ def make(teacher: dict = TIMM, pixels: dict = IMAGENET, augments: list | None = 
     return MODELS.build(
         dict(
             type="DistilledClassifier",
-            backbone=dict(type="DeiT", arch=dict(embed_dims=24, depth=2, num_heads=2), pyramid=None, img_size=64),
+            backbone=dict(type="DeiTTrunk", arch=dict(embed_dims=24, depth=2, num_heads=2), img_size=64),
             head={**dict(type="DistilledHead", num_classes=CLASSES, loss=SMOOTH), **head},
             teacher=teacher,
             train_cfg=augments and dict(augments=augments),

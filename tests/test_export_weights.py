@@ -10,16 +10,16 @@ from tool_runs import load, run
 pytest.importorskip("mmpretrain")
 
 import backbones.classification  # noqa: F401  (registers)
-from backbones.weights import load_pretrained
+from backbones.checkpoints import load_pretrained
 
-HEADS = {
-    "RevCol": "RevColHead",
-    "PlainViT": "ClassTokenHead",
-    "DeiT": "DistilledHead",
-    "CaiT": "CaiTHead",
-    "DeepViT": "ClassTokenHead",
-    "CeiT": "CeiTHead",
-    "HybridViT": "ClassTokenHead",
+HEADS = {  # dense backbone: backbone and head of its classifier
+    "RevCol": ("RevCol", "RevColHead"),
+    "PlainViT": ("ViTTrunk", "ClassTokenHead"),
+    "DeiT": ("DeiTTrunk", "DistilledHead"),
+    "CaiT": ("CaiTTrunk", "CaiTHead"),
+    "DeepViT": ("DeepViTTrunk", "ClassTokenHead"),
+    "CeiT": ("CeiTTrunk", "CeiTHead"),
+    "HybridViT": ("HybridViTTrunk", "ClassTokenHead"),
 }
 
 
@@ -28,18 +28,21 @@ def trained(request, tmp_path):
     """(class, its arguments, checkpoint of a classifier as a training writes it, maps of its backbone)."""
     init_default_scope("mmpretrain")
     name = request.param
-    arguments = dict(arch=SMALL.get(name, VIT)) | ({} if name == "RevCol" else dict(pyramid=None, img_size=64))
-    cfg = dict(
-        type="DenseClassifier", backbone=dict(type=name, **arguments), head=dict(type=HEADS[name], num_classes=3)
-    )
+    trunk, head = HEADS[name]
+    arguments = dict(arch=SMALL.get(name, VIT)) | ({} if name == "RevCol" else dict(img_size=64))
+    cfg = dict(type="DenseClassifier", backbone=dict(type=trunk, **arguments), head=dict(type=head, num_classes=3))
     model = MODELS.build(cfg).eval()
     for parameter in model.parameters():
         torch.nn.init.normal_(parameter, std=0.1)
     path = tmp_path / "epoch_1.pth"
     meta = dict(cfg=Config(dict(model=cfg)).pretty_text, epoch=1, iter=1)
     torch.save(dict(meta=meta, state_dict=model.state_dict(), optimizer={}), path)
+    if name != "RevCol":
+        arguments["pyramid"] = None
+    net = MODELS.build(dict(type=name, **arguments)).eval()
+    net.load_state_dict(model.backbone.state_dict())
     with torch.no_grad():
-        return name, arguments, path, model.backbone(torch.ones(1, 3, 64, 64))
+        return name, arguments, path, net(torch.ones(1, 3, 64, 64))
 
 
 @pytest.mark.parametrize("format_", ["pth", "safetensors"])

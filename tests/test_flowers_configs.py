@@ -13,17 +13,18 @@ pytest.importorskip("mmpretrain")
 from mmpretrain.structures import DataSample
 
 import backbones.classification  # noqa: F401  (registers)
-from backbones.base import DenseBackbone
-from backbones.weights import load_pretrained
+from backbones.base import Backbone
+from backbones.checkpoints import load_pretrained
+from backbones.dense_transformer import DenseTransformer
 
 PARAMETERS = {  # backbone, and parameters of the classifier in training
     "revcol": ("RevCol", 4_463_524),
-    "vit": ("PlainViT", 2_825_477),
-    "deit": ("DeiT", 2_826_826),
-    "cait": ("CaiT", 3_718_325),
-    "deepvit": ("DeepViT", 3_067_569),
-    "ceit": ("CeiT", 3_396_997),
-    "hybrid-vit": ("HybridViT", 2_665_381),
+    "vit": ("ViTTrunk", 2_825_477),
+    "deit": ("DeiTTrunk", 2_826_826),
+    "cait": ("CaiTTrunk", 3_718_325),
+    "deepvit": ("DeepViTTrunk", 3_067_569),
+    "ceit": ("CeiTTrunk", 3_396_997),
+    "hybrid-vit": ("HybridViTTrunk", 2_665_381),
 }
 
 
@@ -42,7 +43,9 @@ def test_every_backbone_has_one():
     names = {path.name.removesuffix("_flowers.py") for path in (ROOT / "configs").glob("*_flowers.py")}
     assert names == PARAMETERS.keys()
     assert {kind for kind, _ in PARAMETERS.values()} == {
-        name for name, cls in MODELS.module_dict.items() if issubclass(cls, DenseBackbone)
+        name
+        for name, cls in MODELS.module_dict.items()
+        if issubclass(cls, Backbone) and not issubclass(cls, DenseTransformer)
     }
 
 

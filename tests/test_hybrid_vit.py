@@ -71,7 +71,7 @@ def test_presets_with_two_blocks_equal_timm(arch):
 @pytest.mark.parametrize("size", [(75, 101), (230, 250), (33, 64)])
 def test_the_resnet_equals_timms_at_any_size(size):
     theirs = timm.create_model("vit_base_r50_s16_224", embed_dim=12, depth=1, num_heads=1).patch_embed.backbone.eval()
-    ours = ResNet((3, 4, 9), (256, 512, 1024), stem_channels=64, conv_eps=1e-8, norm_eps=1e-5).eval()
+    ours = ResNet((3, 4, 9), (256, 512, 1024), stem_channels=64).eval()
     ours.load_state_dict(theirs.state_dict())
     expected = x = torch.randn(1, 3, *size)
     with torch.no_grad():
@@ -139,21 +139,11 @@ def test_weights_are_standardised_with_the_biased_variance(stride):
 
 
 def test_the_pool_is_padded_with_nothing_that_could_win():
-    net = ResNet((1,), (128,), stem_channels=32, conv_eps=1e-8, norm_eps=1e-5)
+    net = ResNet((1,), (128,), stem_channels=32)
     net.stages = nn.ModuleList([nn.Identity()])
     stem = torch.full((1, 32, 5, 6), 0.25)
     net.stem = nn.Sequential(nn.Identity())
     assert torch.equal(net(stem)[0], torch.full((1, 32, 3, 3), 0.25))
-
-
-@pytest.mark.parametrize("given", [dict(), dict(conv_eps=1e-5, norm_eps=1e-6)], ids=["timm", "own"])
-def test_both_eps_reach_every_layer(given):
-    net = HybridViT(TOY_16, **given)
-    convs = [m for m in net.modules() if isinstance(m, StandardizedConv2d)]
-    norms = [m for m in net.modules() if isinstance(m, nn.GroupNorm)]
-    assert len(convs) == len(norms) == 1 + 3 * 4 + 3  # stem, three in each block, three shortcuts
-    assert {conv.eps for conv in convs} == {given.get("conv_eps", 1e-8)}
-    assert {norm.eps for norm in norms} == {given.get("norm_eps", 1e-5)}
 
 
 # -- levels
@@ -184,7 +174,8 @@ def to_map(tokens, grid):
 def test_levels_of_a_stride_16_model_are_two_stages_and_two_blocks(taps, blocks):
     net = HybridViT(TOY_16, img_size=64, taps=taps).eval()
     x = torch.rand(2, 3, 64, 96)
-    (stage0, stage1, _), patches = net.embed(x)
+    maps, patches = net.embed(x, {"stage0", "stage1"})
+    stage0, stage1 = maps["stage0"], maps["stage1"]
     tokens = net.run_blocks(patches, blocks)
     middle, last = (to_map(tokens[i], (4, 6)) for i in blocks)
     conv = net.pyramid.level3
@@ -198,7 +189,8 @@ def test_levels_of_a_stride_16_model_are_two_stages_and_two_blocks(taps, blocks)
 def test_levels_of_a_stride_32_model_are_three_stages_and_the_last_block():
     net = HybridViT(TOY_32, img_size=64).eval()
     x = torch.rand(2, 3, 64, 96)
-    (*stages, _), patches = net.embed(x)
+    maps, patches = net.embed(x, {"stage0", "stage1", "stage2"})
+    stages = [maps[f"stage{i}"] for i in range(3)]
     last = to_map(net.run_blocks(patches, [3])[3], (2, 3))
     assert net.out_channels == (128, 256, 128, 48)
     for got, expected in zip(net(x), (*stages, last), strict=True):
@@ -210,7 +202,8 @@ def test_levels_of_a_stride_32_model_are_three_stages_and_the_last_block():
 )
 def test_presets_tap_three_quarters_of_the_depth_and_the_end(arch, taps):
     with torch.device("meta"):
-        assert HybridViT(arch).taps == taps
+        blocks = [name for name in HybridViT(arch).sources if name.startswith("block")]
+        assert blocks == [f"block{i}" for i in taps]
 
 
 @pytest.mark.parametrize(

@@ -189,29 +189,29 @@ def test_new_heads_of_large_models_start_small(size):
 @pytest.mark.parametrize(
     ("name", "backbone", "arch", "drop_path", "head", "epochs"),
     [
-        ("vit_imagenet", "PlainViT", "base", 0.1, "ClassTokenHead", 300),
-        ("vit-small_imagenet", "PlainViT", "small", 0.1, "ClassTokenHead", 300),
-        ("vit-tiny_imagenet", "PlainViT", "tiny", 0.1, "ClassTokenHead", 300),
-        ("deit-distilled_imagenet", "DeiT", "base", 0.1, "DistilledHead", 300),
-        ("deit-distilled-small_imagenet", "DeiT", "small", 0.1, "DistilledHead", 300),
-        ("deit-distilled-tiny_imagenet", "DeiT", "tiny", 0.1, "DistilledHead", 300),
-        ("cait_imagenet", "CaiT", "s24", 0.1, "CaiTHead", 400),
-        ("cait-xxs24_imagenet", "CaiT", "xxs24", 0.05, "CaiTHead", 400),
-        ("ceit_imagenet", "CeiT", "small", 0.1, "CeiTHead", 300),
-        ("ceit-tiny_imagenet", "CeiT", "tiny", 0.1, "CeiTHead", 300),
-        ("deepvit_imagenet", "DeepViT", "s", 0.2, "ClassTokenHead", 300),
-        ("deepvit-large_imagenet", "DeepViT", "l", 0.2, "ClassTokenHead", 300),
-        ("deepvit-32b_imagenet", "DeepViT", "32b", 0.2, "ClassTokenHead", 300),
-        ("vit_imagenet-mae", "PlainViT", "base", 0.1, "MeanPoolHead", 100),
-        ("hybrid-vit_imagenet", "HybridViT", "r50-base", 0.0, "ClassTokenHead", 300),
-        ("hybrid-vit-small_imagenet", "HybridViT", "r26-small-32", 0.0, "ClassTokenHead", 300),
+        ("vit_imagenet", "ViTTrunk", "base", 0.1, "ClassTokenHead", 300),
+        ("vit-small_imagenet", "ViTTrunk", "small", 0.1, "ClassTokenHead", 300),
+        ("vit-tiny_imagenet", "ViTTrunk", "tiny", 0.1, "ClassTokenHead", 300),
+        ("deit-distilled_imagenet", "DeiTTrunk", "base", 0.1, "DistilledHead", 300),
+        ("deit-distilled-small_imagenet", "DeiTTrunk", "small", 0.1, "DistilledHead", 300),
+        ("deit-distilled-tiny_imagenet", "DeiTTrunk", "tiny", 0.1, "DistilledHead", 300),
+        ("cait_imagenet", "CaiTTrunk", "s24", 0.1, "CaiTHead", 400),
+        ("cait-xxs24_imagenet", "CaiTTrunk", "xxs24", 0.05, "CaiTHead", 400),
+        ("ceit_imagenet", "CeiTTrunk", "small", 0.1, "CeiTHead", 300),
+        ("ceit-tiny_imagenet", "CeiTTrunk", "tiny", 0.1, "CeiTHead", 300),
+        ("deepvit_imagenet", "DeepViTTrunk", "s", 0.2, "ClassTokenHead", 300),
+        ("deepvit-large_imagenet", "DeepViTTrunk", "l", 0.2, "ClassTokenHead", 300),
+        ("deepvit-32b_imagenet", "DeepViTTrunk", "32b", 0.2, "ClassTokenHead", 300),
+        ("vit_imagenet-mae", "ViTTrunk", "base", 0.1, "MeanPoolHead", 100),
+        ("hybrid-vit_imagenet", "HybridViTTrunk", "r50-base", 0.0, "ClassTokenHead", 300),
+        ("hybrid-vit-small_imagenet", "HybridViTTrunk", "r26-small-32", 0.0, "ClassTokenHead", 300),
     ],
 )
 def test_recipe_is_deits(name, backbone, arch, drop_path, head, epochs):
     cfg = read(name)
     wrapper, augreg, tuned = cfg.optim_wrapper, name.startswith("hybrid-vit"), name.endswith("-mae")
     got = cfg.model.backbone
-    assert (got.type, got.arch, got.drop_path_rate, got.pyramid) == (backbone, arch, drop_path, None)
+    assert (got.type, got.arch, got.drop_path_rate) == (backbone, arch, drop_path)
     assert (cfg.model.head.type, cfg.train_cfg.max_epochs) == (head, epochs)
     assert (wrapper.type, wrapper.optimizer.type) == ("AmpOptimWrapper", "AdamW")
     assert wrapper.paramwise_cfg.layer_decay_rate == (0.65 if tuned else 1.0)
@@ -331,12 +331,12 @@ def test_layers_decay_as_published(name, parameter, steps):
 # --------------------------------------------------------------------------------------------------------- short runs
 SMALL = {
     "RevCol": dict(channels=(8, 16, 24, 32), depths=(1, 1, 1, 1), num_columns=4, top_link=False),
-    "PlainViT": dict(embed_dims=24, depth=2, num_heads=2),
-    "DeiT": dict(embed_dims=24, depth=2, num_heads=2),
-    "CaiT": dict(embed_dims=24, depth=2, num_heads=2),
-    "CeiT": dict(embed_dims=24, depth=2, num_heads=2),
-    "DeepViT": dict(embed_dims=24, depth=2, num_heads=2, cnn_stem=True),
-    "HybridViT": dict(
+    "ViTTrunk": dict(embed_dims=24, depth=2, num_heads=2),
+    "DeiTTrunk": dict(embed_dims=24, depth=2, num_heads=2),
+    "CaiTTrunk": dict(embed_dims=24, depth=2, num_heads=2),
+    "CeiTTrunk": dict(embed_dims=24, depth=2, num_heads=2),
+    "DeepViTTrunk": dict(embed_dims=24, depth=2, num_heads=2, cnn_stem=True),
+    "HybridViTTrunk": dict(
         embed_dims=24, depth=2, num_heads=2, stage_depths=(1, 1, 1), stage_channels=(128, 128, 128), stem_channels=32
     ),
 }

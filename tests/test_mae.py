@@ -17,13 +17,11 @@ from torch import nn
 
 pytest.importorskip("mmpretrain")
 
+from backbones.checkpoints import load_pretrained
 from backbones.classification.mae import MaskedAutoencoder
-from backbones.weights import load_pretrained
 
 CONFIG = ROOT / "configs" / "vit_mae_imagenet.py"
-BACKBONE = dict(
-    type="PlainViT", arch=dict(embed_dims=48, depth=3, num_heads=4), img_size=64, pos_embed="sincos", pyramid=None
-)
+BACKBONE = dict(type="ViTTrunk", arch=dict(embed_dims=48, depth=3, num_heads=4), img_size=64, pos_embed="sincos")
 DECODER = dict(decoder_embed_dims=32, decoder_depth=2, decoder_num_heads=4)
 
 
@@ -106,8 +104,8 @@ def test_weights_start_as_published():
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        (dict(type="DeiT"), "takes a PlainViT with pyramid=None.*; got a DeiT"),
-        (dict(pyramid="simple"), "got one with a pyramid"),
+        (dict(type="DeiTTrunk"), "takes a ViTTrunk with square img_size.*; got a DeiTTrunk"),
+        (dict(type="PlainViT"), "takes a ViTTrunk.*; got a PlainViT"),
         (dict(rel_pos=64), "got one with windows or relative positions"),
         (dict(img_size=(64, 96)), r"got img_size=\(64, 96\)"),
     ],

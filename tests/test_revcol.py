@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from backbones import RevCol
-from backbones.weights import CheckpointError, load_pretrained
+from backbones.checkpoints import CheckpointError, load_pretrained
 
 FILES = ["revcol", "revcol_22k", "revcol_huge"]
 TOY = dict(channels=(8, 12, 16, 20), depths=(1, 1, 2, 1), num_columns=3)

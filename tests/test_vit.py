@@ -12,7 +12,8 @@ from backbones import DeiT, PlainViT
 from backbones.layers import Attention, window_partition, window_unpartition
 from backbones.layers import attention as attention_module
 from backbones.layers.pos_embed import resize_pos_embed
-from backbones.vit import VIT_ARCHS
+from backbones.pyramid import to_stride
+from backbones.vit import VIT_ARCHS, ViTTrunk
 
 ARCH = dict(embed_dims=48, depth=4, num_heads=4)
 
@@ -250,22 +251,11 @@ def test_global_blocks_see_everything():
 # -- position table
 
 
-def test_table_is_resized_in_forward_and_kept_in_evaluation():
-    net = PlainViT(ARCH, img_size=64, pyramid=None).eval()
-    x = torch.randn(1, 3, 96, 80)
-    with_grad = net(x)[0]
-    with torch.no_grad():
-        first = net(x)[0]
-        table = net._tables[(6, 5)]
-        assert torch.equal(table, resize_pos_embed(net.pos_embed, 1, (4, 4), (6, 5)))
-        net(x)
-        assert net._tables[(6, 5)] is table
-        torch.testing.assert_close(first, with_grad)
-        net.pos_embed.add_(1)
-        assert not torch.allclose(net(x)[0], first)
-        for width in range(7, 20):
-            net(torch.randn(1, 3, 64, 16 * width))
-    assert len(net._tables) == 8
+def test_table_is_resized_in_forward():
+    trunk = ViTTrunk(ARCH, img_size=64).eval()
+    patches = torch.zeros(1, 48, 6, 5)
+    table = resize_pos_embed(trunk.pos_embed, 1, (4, 4), (6, 5))
+    assert torch.equal(trunk.add_positions(patches)[:, 1:], table[:, 1:])
 
 
 def test_padding_is_inside():
@@ -287,9 +277,7 @@ def test_other_patch_sizes_are_resampled_in_place(patch_size):
     size = (224, 448)  # whole patches of every size
     h, w = (n // patch_size for n in size)
     ys = (torch.arange(h) + 0.5) * patch_size
-    tokens = ys[:, None].expand(h, w).reshape(1, h * w, 1).expand(-1, -1, 48)
-    tokens = torch.cat([torch.zeros(1, 1, 48), tokens], dim=1)
-    x = net._to_map(tokens, torch.empty(1, 48, h, w), size)
+    x = to_stride(ys[:, None].expand(h, w).expand(1, 48, h, w), net.stride, net.pyramid.in_stride, size)
     assert x.shape == (1, 48, 14, 28)
     inner = slice(1, -1)  # beyond the outermost centres the map has nothing to interpolate
     torch.testing.assert_close(x[0, 0, inner, 0], ((torch.arange(14) + 0.5) * 16)[inner])
@@ -300,7 +288,7 @@ def test_other_patch_sizes_are_resampled_in_place(patch_size):
 )
 def test_taps_pyramid_takes_block_outputs_in_order(taps, expected):
     net = PlainViT(ARCH, img_size=64, pyramid="taps", taps=taps).eval()
-    assert net.taps == expected
+    assert net.sources == [f"block{i}" for i in expected]
     x = torch.randn(1, 3, 64, 64)
     raw = PlainViT(ARCH, img_size=64, pyramid=None, taps=(0, 1, 2, 3)).eval()
     raw.load_state_dict(net.state_dict(), strict=False)
@@ -314,8 +302,8 @@ def test_taps_pyramid_takes_block_outputs_in_order(taps, expected):
 
 def test_default_taps_are_the_ends_of_the_quarters():
     with torch.device("meta"):
-        assert PlainViT("base", pyramid="taps").taps == (2, 5, 8, 11)
-        assert PlainViT("large", pyramid="taps").taps == (5, 11, 17, 23)
+        assert PlainViT("base", pyramid="taps").sources == ["block2", "block5", "block8", "block11"]
+        assert PlainViT("large", pyramid="taps").sources == ["block5", "block11", "block17", "block23"]
 
 
 def test_five_levels_for_a_detector_without_neck():

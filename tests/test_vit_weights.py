@@ -14,8 +14,8 @@ from timm.models.resnetv2 import ResNetV2
 from timm.models.vision_transformer_hybrid import HybridEmbed
 
 from backbones import CaiT, CeiT, DeepViT, DeiT, HybridViT, PlainViT
+from backbones.checkpoints import CheckpointError, load_pretrained
 from backbones.layers.pos_embed import resize_pos_embed
-from backbones.weights import CheckpointError, load_pretrained
 
 C, HEADS = 16, 2
 ARCH = dict(embed_dims=C, depth=2, num_heads=HEADS)
@@ -368,3 +368,38 @@ def test_relative_positions_that_a_file_lacks_stay_zero(tmp_path):
     assert report.missing == [name for name in net.state_dict() if "rel_pos" in name]
     zeros = {name: torch.zeros_like(net.state_dict()[name]) for name in report.missing}
     assert_loaded(net, {**theirs.state_dict(), **zeros}, pos_embed=theirs.pos_embed[:, 1:])
+
+
+# -- weights of another network
+
+
+def dino(version: int) -> dict[str, torch.Tensor]:
+    """A file with the key names of DINOv2 with registers, or of DINOv3, over the blocks of a small ViT."""
+    weights = vit(layer_scale_init_value=1e-6).state_dict()
+    weights["mask_token"] = torch.zeros(1, 1, C)
+    if version == 2:
+        return weights | {"register_tokens": torch.zeros(1, 4, C)}
+    del weights["pos_embed"]
+    return weights | {"storage_tokens": torch.zeros(1, 4, C), "rope_embed.periods": torch.zeros(4)}
+
+
+@pytest.mark.parametrize(
+    ("version", "message"),
+    [
+        (2, r"Missing in the file, 0: none\. Without a place in the model, 1: register_tokens"),
+        (3, r"Missing in the file, 1: pos_embed\. Without a place .*, 2: storage_tokens, rope_embed\.periods"),
+    ],
+)
+def test_transformers_with_other_tokens_or_positions_are_refused(tmp_path, version, message):
+    net = vit(layer_scale_init_value=1e-6)
+    path = saved(tmp_path, dino(version))
+    assert_refused(net, path, message)
+    assert not load_pretrained(net, path, strict=False).complete
+
+
+def test_new_pyramid_and_relative_positions_are_no_error(tmp_path):
+    """ViTDet's start from MAE's weights."""
+    net = vit(pyramid="simple", rel_pos=True, **WINDOWS)
+    report = load_pretrained(net, saved(tmp_path, vit().state_dict()))
+    assert {name.split(".")[0] for name in report.missing if "rel_pos" not in name} == {"pyramid"}
+    assert sum("rel_pos" in name for name in report.missing) == 4

@@ -13,7 +13,7 @@ import torch
 from mmengine.registry import MODELS
 
 from backbones import RevCol
-from backbones.weights import CheckpointError, LoadReport, load_pretrained, read_checkpoint
+from backbones.checkpoints import CheckpointError, LoadReport, load_pretrained, read_checkpoint
 
 TOY = dict(channels=(8, 12, 16, 20), depths=(1, 1, 1, 1), num_columns=2)
 
@@ -46,7 +46,7 @@ def test_report_of_a_detector_file(source, tmp_path):
     weights = prefixed(source, "backbone.", **{"neck.conv.weight": torch.zeros(1), "backbone.extra": torch.zeros(1)})
     del weights["backbone.stem.0.bias"]
     torch.save({"state_dict": weights, "state_dict_ema": weights}, tmp_path / "c.pth")
-    report = load_pretrained(RevCol(TOY), tmp_path / "c.pth")
+    report = load_pretrained(RevCol(TOY), tmp_path / "c.pth", strict=False)
     assert report == LoadReport(
         source=str(tmp_path / "c.pth"),
         wrapper="state_dict",
@@ -82,7 +82,7 @@ def test_an_explicit_prefix_is_used(source, tmp_path):
 def test_nothing_matching_is_an_error_and_changes_nothing(source, tmp_path):
     torch.save({"layer1.0.conv1.weight": torch.zeros(3)}, tmp_path / "resnet.pth")
     before = {key: value.clone() for key, value in source.state_dict().items()}
-    with pytest.raises(CheckpointError, match=r"nothing in .*resnet.pth matches RevCol.*layer1.0.conv1.weight.*prefix"):
+    with pytest.raises(CheckpointError, match=r"no key of .*resnet.pth matches RevCol.*layer1.0.conv1.weight.*prefix"):
         load_pretrained(source, tmp_path / "resnet.pth")
     assert all(torch.equal(value, before[key]) for key, value in source.state_dict().items())
 
@@ -255,3 +255,26 @@ def test_tensors_survive_the_restricted_reader(tmp_path):
     for key, value in tensors.items():
         assert torch.equal(restored["model"][key], value)
         assert restored["model"][key].dtype == value.dtype
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda weights: weights.pop("subnet1.level3.blocks.0.norm.bias"), r"Missing in the file, 1: subnet1\.level3"),
+        (lambda weights: weights.update({"subnet2.alpha0": torch.zeros(1)}), r"Without a place .*, 1: subnet2\.alpha0"),
+    ],
+    ids=["missing", "left over"],
+)
+def test_weights_of_another_network_are_an_error_that_names_both_lists(source, tmp_path, change, message):
+    weights = source.state_dict()
+    change(weights)
+    torch.save({"model": weights}, tmp_path / "c.pth")
+    net = RevCol(TOY)
+    before = {key: value.clone() for key, value in net.state_dict().items()}
+    with pytest.raises(CheckpointError, match=message):
+        load_pretrained(net, tmp_path / "c.pth")
+    assert all(torch.equal(value, before[key]) for key, value in net.state_dict().items())
+    init_cfg = dict(type="Pretrained", checkpoint=str(tmp_path / "c.pth"), strict=False)
+    net = RevCol(TOY, init_cfg=init_cfg)
+    net.init_weights()
+    assert torch.equal(net.stem[0].weight, source.stem[0].weight)
