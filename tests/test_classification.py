@@ -300,7 +300,7 @@ def test_supervised_head_trains_on_any_image_size(size):
     [
         (dict(type="RevCol", arch=dict(channels=(8, 12, 16, 20), depths=(1, 1, 1, 1), num_columns=6)),
          dict(type="SupervisedRevColHead"), "has 6 columns; intermediate supervision takes a multiple of 4"),
-        (dict(type="PlainViT", arch="tiny"), dict(type="ClassTokenHead"), "is a PlainViT; DenseClassifier takes.*ViTTrunk instead of PlainViT"),
+        (dict(type="PlainViT", arch="tiny"), dict(type="ClassTokenHead"), "is a PlainViT; .*ViTTrunk instead of"),
         (dict(type="mmpretrain.ResNet", depth=18), dict(type="RevColHead"), "is a ResNet; DenseClassifier takes"),
         (dict(type="DeiTTrunk", arch="tiny"), dict(type="DistilledHead", kind="firm"), "kind is 'firm'"),
         (dict(type="CaiTTrunk", arch="xxs24"), dict(type="ClassTokenHead"),
@@ -313,7 +313,7 @@ def test_supervised_head_trains_on_any_image_size(size):
         (dict(type="ViTTrunk", arch="tiny"), dict(type="CaiTHead"), "CaiTHead reads a CaiTTrunk, not a"),
         (dict(type="RevCol"), dict(type="MeanPoolHead"), "MeanPoolHead reads a Trunk, not a RevCol"),
         (dict(type="ViTTrunk", arch="tiny"), dict(type="RevColHead"), "RevColHead reads a RevCol"),
-        (dict(type="RevCol", out_indices=(0, 1)), dict(type="RevColHead"), "out_indices of the RevCol is .0, 1., without the coarsest level"),
+        (dict(type="RevCol", out_indices=(0, 1)), dict(type="RevColHead"), "RevCol is .0, 1., without the coarsest"),
     ],
 )  # fmt: skip
 def test_wrong_parts_are_named(backbone, head, message):
