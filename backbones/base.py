@@ -1,4 +1,4 @@
-"""The contract that every backbone of this package keeps."""
+"""The contract of this package: presets, checkpoints and freezing of any backbone, and the maps of a dense one."""
 
 from __future__ import annotations
 
@@ -10,48 +10,37 @@ from mmengine.model import BaseModule, PretrainedInit
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from .weights import load_pretrained
+from .checkpoints import load_pretrained
 
 Part = nn.Module | nn.Parameter
 
 
-class DenseBackbone(BaseModule):
-    """Image in, a tuple of feature maps out, finest first.
+class Backbone(BaseModule):
+    """Presets, published weights, frozen stages and layer depths; what an image becomes is left to the subclass.
 
-    A subclass sets ``archs``, ``strides`` and ``out_channels`` of all its levels through :meth:`_set_levels`, lists its
-    parts in :meth:`stages`, and calls :meth:`_freeze` at the end of its constructor.
+    A subclass sets ``archs``, lists its parts in :meth:`stages`, and calls :meth:`_freeze` at the end of its
+    constructor.
 
     Args:
-        arch: Preset name (one of ``archs``), or a dict with the keys of a preset.
-        out_indices: Which levels to return, increasing; negative ones count from the last.
         frozen_stages: -1 trains everything; ``n`` >= 0 freezes the first ``n + 1`` entries of :meth:`stages`, the first
             being the stem.
         norm_eval: Keep batch norms in eval mode during training (their statistics are then never updated).
         drop_path_rate: Largest chance, in [0, 1), of skipping a residual branch.
-        init_cfg: mmengine's initialisation config. ``dict(type='Pretrained', checkpoint=PATH_OR_URL)`` is read by
-            :func:`backbones.weights.load_pretrained`, which takes official files as they are.
-
-    Attributes:
-        out_channels: Channels of each returned map.
-        strides: Stride of each returned map, in input pixels.
-
-    Shapes:
-        x: ``(B, 3, H, W)``, floating point, H and W at least 32 and otherwise free.
-        returns: tuple of contiguous ``(B, out_channels[i], H_i, W_i)``.
+        init_cfg: mmengine's initialisation config. ``dict(type='Pretrained', checkpoint=PATH_OR_URL)`` goes to
+            :func:`backbones.checkpoints.load_pretrained`, which reads official files.
 
     Raises:
-        ValueError: for an unknown ``arch``, ``out_indices`` outside the levels, ``frozen_stages`` outside the stages,
-            or an input that is no batch of RGB images of at least 32 x 32.
+        ValueError: for an unknown ``arch``, or ``frozen_stages`` outside the stages.
     """
 
     archs: ClassVar[Mapping[str, Mapping[str, Any]]]
     arch_defaults: ClassVar[Mapping[str, Any]] = {}  # keys that a dict arch may leave out
-    classifier_keys: ClassVar[tuple[str, ...]] = ()  # prefixes of official keys that belong to the classifier
-    published_layout: ClassVar[tuple[str, str]] = ("model", "")  # official files: key of the weights, prefix of names
+    classifier_keys: ClassVar[tuple[str, ...]] = ()  # prefixes of the classifier's keys in official files
+    published_layout: ClassVar[tuple[str, str]] = ("model", "")  # wrapper key and prefix of official files
     # RGB mean and standard deviation, in pixel values, of the images that published weights were trained on
     pixel_mean: ClassVar[tuple[float, float, float]] = (123.675, 116.28, 103.53)
     pixel_std: ClassVar[tuple[float, float, float]] = (58.395, 57.12, 57.375)
-    undecayed: ClassVar[tuple[str, ...]] = ()  # parts of the names of matrices that are spared weight decay
+    undecayed: ClassVar[tuple[str, ...]] = ()  # name substrings without weight decay
     min_size: ClassVar[int] = 32
 
     def __init__(
@@ -89,23 +78,8 @@ class DenseBackbone(BaseModule):
             raise ValueError(f"arch of {cls.__name__} has unknown keys {sorted(unknown)}; known are {sorted(known)}")
         return {**cls.arch_defaults, **arch}
 
-    def _set_levels(self, channels: Sequence[int], strides: Sequence[int], out_indices: Sequence[int]) -> None:
-        levels = len(channels)
-        try:
-            indices = tuple(range(levels)[i] for i in out_indices)
-        except (IndexError, TypeError):
-            indices = ()
-        if not indices or list(indices) != sorted(set(indices)):
-            raise ValueError(
-                f"out_indices is {out_indices!r}; it must be a sequence of increasing level indices "
-                f"between {-levels} and {levels - 1} (level 0 is the finest), for example {tuple(range(levels))}"
-            )
-        self.out_indices = indices
-        self.out_channels = tuple(channels[i] for i in indices)
-        self.strides = tuple(strides[i] for i in indices)
-
-    def stages(self) -> list[list[Part]]:
-        """The modules and parameters that ``frozen_stages`` counts, in order of computation; entry 0 is the stem."""
+    def stages(self) -> dict[str, list[Part]]:
+        """The modules and parameters that ``frozen_stages`` counts, by name and in order of computation, stem first."""
         raise NotImplementedError
 
     def get_layer_depth(self, param_name: str, prefix: str = "") -> tuple[int, int]:
@@ -113,11 +87,11 @@ class DenseBackbone(BaseModule):
 
         Args:
             param_name: Full name in the model that holds this backbone.
-            prefix: What precedes the backbone's own names there, such as ``'backbone.'``.
+            prefix: Prefix of the backbone's names there, such as ``'backbone.'``.
 
         Returns:
-            ``(depth, num_depths)``: 0 is the stem; ``num_depths - 1`` is everything outside the backbone, and what a
-            learning rate decays from.
+            ``(depth, num_depths)``: 0 is the stem; ``num_depths - 1`` is the depth with the full learning rate, that
+            of everything outside the backbone.
         """
         raise NotImplementedError
 
@@ -132,9 +106,9 @@ class DenseBackbone(BaseModule):
             part.requires_grad_(False)
 
     def _frozen_parts(self) -> list[Part]:
-        return [part for stage in self.stages()[: self.frozen_stages + 1] for part in stage]
+        return [part for stage in list(self.stages().values())[: self.frozen_stages + 1] for part in stage]
 
-    def train(self, mode: bool = True) -> DenseBackbone:
+    def train(self, mode: bool = True) -> Backbone:
         super().train(mode)
         for part in self._frozen_parts():
             if isinstance(part, nn.Module):
@@ -146,7 +120,7 @@ class DenseBackbone(BaseModule):
         return self
 
     def init_weights(self) -> None:
-        """Runs ``init_cfg``. Entries of type ``Pretrained`` come last and are read by this package."""
+        """Runs ``init_cfg``; entries of type ``Pretrained`` come last."""
         entries = [self.init_cfg] if isinstance(self.init_cfg, dict) else list(self.init_cfg or [])
         pretrained = [entry for entry in entries if entry["type"] in ("Pretrained", PretrainedInit)]
         given, self.init_cfg = self.init_cfg, [entry for entry in entries if entry not in pretrained]
@@ -159,14 +133,18 @@ class DenseBackbone(BaseModule):
 
     @staticmethod
     def published_name(name: str) -> str:
-        """What a key of a published file, its prefix stripped, is called in this backbone."""
+        """Maps a checkpoint key, its prefix stripped, to our name."""
         return name
 
+    def is_trunk_name(self, name: str) -> bool:
+        """Whether a checkpoint must agree with this backbone on a name, which is then neither a pyramid's nor new."""
+        return True
+
     def adapt_weights(self, weights: dict[str, Tensor]) -> list[str]:
-        """Changes published weights, already under this backbone's names, in place so that they fit it.
+        """Fits published weights, already under this backbone's names, in place.
 
         Returns:
-            What was changed, one sentence each.
+            The changes made, one sentence each.
 
         Raises:
             CheckpointError: if they cannot be made to fit.
@@ -185,3 +163,38 @@ class DenseBackbone(BaseModule):
             raise ValueError(f"{wanted}; got {x.dtype}. Convert and normalise the images (the data preprocessor does)")
         if min(x.shape[2:]) < self.min_size:
             raise ValueError(f"{wanted}; got shape {tuple(x.shape)}. Resize or pad the images")
+
+
+class DenseBackbone(Backbone):
+    """Image in, a tuple of feature maps out, finest first.
+
+    A subclass calls :meth:`_set_levels` with the channels and strides of all its levels.
+
+    Attributes:
+        out_indices: Indices of the returned levels.
+        out_channels: Channels of each returned map.
+        strides: Stride of each returned map, in input pixels.
+
+    Shapes:
+        x: ``(B, 3, H, W)``, floating point, H and W at least 32 and otherwise free.
+        returns: tuple of contiguous ``(B, out_channels[i], H_i, W_i)``.
+
+    Raises:
+        ValueError: for ``out_indices`` outside the levels, or an input that is no batch of RGB images of at least
+            32 x 32 pixels.
+    """
+
+    def _set_levels(self, channels: Sequence[int], strides: Sequence[int], out_indices: Sequence[int]) -> None:
+        levels = len(channels)
+        try:
+            indices = tuple(range(levels)[i] for i in out_indices)
+        except (IndexError, TypeError):
+            indices = ()
+        if not indices or list(indices) != sorted(set(indices)):
+            raise ValueError(
+                f"out_indices is {out_indices!r}; it must be a sequence of increasing level indices "
+                f"between {-levels} and {levels - 1} (level 0 is the finest), for example {tuple(range(levels))}"
+            )
+        self.out_indices = indices
+        self.out_channels = tuple(channels[i] for i in indices)
+        self.strides = tuple(strides[i] for i in indices)

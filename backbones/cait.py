@@ -11,12 +11,14 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
+from einops import rearrange
 from mmengine.registry import MODELS
 from torch import Tensor, nn
 
+from .dense_transformer import DenseTransformer
 from .layers import Attention, Linear, Mlp, talking_heads
 from .layers.attention import Bias, fold_bias
-from .vit import NORM_EPS, Block, PlainViT
+from .trunk import NORM_EPS, Block, Trunk
 
 
 class TalkingHeadAttention(Attention):
@@ -37,7 +39,7 @@ class TalkingHeadAttention(Attention):
 
 
 class ClassAttention(nn.Module):
-    """The class token asks, class token and patches answer: ``(B, 1 + N, C)`` to ``(B, 1, C)``. Heads do not talk."""
+    """Attention with the class token as the only query: ``(B, 1 + N, C)`` to ``(B, 1, C)``. Heads do not talk."""
 
     def __init__(self, embed_dims: int, num_heads: int) -> None:
         super().__init__()
@@ -49,10 +51,10 @@ class ClassAttention(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         q, k, v = (
-            layer(tokens).unflatten(2, (self.num_heads, -1)).transpose(1, 2)  # (B, h, 1 or 1 + N, d)
+            rearrange(layer(tokens), "b n (h d) -> b h n d", h=self.num_heads)
             for layer, tokens in ((self.q, x[:, :1]), (self.k, x), (self.v, x))
         )
-        return self.proj(F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2))
+        return self.proj(rearrange(F.scaled_dot_product_attention(q, k, v), "b h n d -> b n (h d)"))
 
 
 class ClassAttentionBlock(nn.Module):
@@ -91,12 +93,12 @@ CAIT_ARCHS = {  # parameters of the classifier with 1000 classes at 224 pixels, 
 
 
 @MODELS.register_module()
-class CaiT(PlainViT):
-    """CaiT's self-attention blocks with a feature pyramid.
+class CaiTTrunk(Trunk):
+    """CaiT's self-attention blocks.
 
     Every block attends among the patches with talking heads and LayerScale; drop-path has the same rate in all blocks.
     A dict ``arch`` may give ``layer_scale_init_value``, which the paper chooses by depth (1e-5 to 24 blocks, 1e-6
-    beyond). Other arguments and shapes are those of :class:`PlainViT`.
+    beyond). Other arguments and shapes are those of :class:`backbones.trunk.Trunk`.
 
     Source: Touvron et al., "Going deeper with Image Transformers", arXiv:2103.17239. The position table has no row
     for a class token.
@@ -106,7 +108,7 @@ class CaiT(PlainViT):
     arch_defaults = dict(mlp_ratio=4, patch_size=16, layer_scale_init_value=1e-5)
     default_arch = "s24"
     published_layout = ("model", "module.")
-    classifier_keys = (*PlainViT.classifier_keys, "cls_token", "blocks_token_only.")
+    classifier_keys = (*Trunk.classifier_keys, "cls_token", "blocks_token_only.")
     prefix_tokens = ()
 
     def make_block(
@@ -117,3 +119,8 @@ class CaiT(PlainViT):
 
     def drop_path_rates(self) -> list[float]:
         return [self.drop_path_rate] * self.depth
+
+
+@MODELS.register_module()
+class CaiT(DenseTransformer, CaiTTrunk):
+    """:class:`CaiTTrunk` with a feature pyramid."""

@@ -2,7 +2,7 @@
 
 The encoder is the backbone. Attention over the class tokens of all layers (:class:`LayerwiseClassAttention`) reads the
 encoder and never changes the patches, so a detector does without it; classification feeds it with
-:meth:`CeiT.class_tokens`.
+:meth:`CeiTTrunk.class_tokens`.
 """
 
 from __future__ import annotations
@@ -13,12 +13,14 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
+from einops import rearrange
 from mmengine.registry import MODELS
 from torch import Tensor, nn
 
+from .dense_transformer import DenseTransformer
 from .layers import Attention, Mlp
 from .layers.attention import Bias
-from .vit import NORM_EPS, Block, PlainViT
+from .trunk import NORM_EPS, Block, Trunk
 
 STEM_CHANNELS = 64
 STEM_STRIDE = 4
@@ -67,11 +69,11 @@ class LocallyEnhancedFeedForward(nn.Module):
 
     def forward(self, x: Tensor, grid: tuple[int, int]) -> Tensor:
         prefix = x.shape[1] - grid[0] * grid[1]
-        y = x[:, prefix:].unflatten(1, grid).permute(0, 3, 1, 2)  # (B, C, h, w)
+        y = rearrange(x[:, prefix:], "b (h w) c -> b c h w", h=grid[0])
         y = F.gelu(self.bn1(self.conv1(y)))
         y = F.gelu(self.bn2(self.conv2(y)))
         y = self.bn3(self.conv3(y))
-        return torch.cat([x[:, :prefix], y.flatten(2).transpose(1, 2)], dim=1)
+        return torch.cat([x[:, :prefix], rearrange(y, "b c h w -> b (h w) c")], dim=1)
 
 
 class CeiTBlock(Block):
@@ -90,7 +92,7 @@ class CeiTBlock(Block):
 
 
 class _LastLayerAttention(Attention):
-    """Only the last token asks: ``(B, L, C)`` to ``(B, 1, C)``."""
+    """Attention with the last token as the only query: ``(B, L, C)`` to ``(B, 1, C)``."""
 
     def attend(self, q: Tensor, k: Tensor, v: Tensor, scale: float, bias: Bias | None = None) -> Tensor:
         return super().attend(q[:, :, -1:], k, v, scale, bias)
@@ -123,7 +125,7 @@ class LayerwiseClassAttention(nn.Module):
         mlp_ratio: Hidden width of the feed-forward branch, in multiples of C.
 
     Shapes:
-        class_tokens: ``(B, L, C)``, from :meth:`CeiT.class_tokens`; returns the class vector, ``(B, C)``.
+        class_tokens: ``(B, L, C)``, from :meth:`CeiTTrunk.class_tokens`; returns the class vector, ``(B, C)``.
     """
 
     def __init__(self, embed_dims: int, depth: int, num_heads: int, mlp_ratio: float = 4) -> None:
@@ -144,11 +146,11 @@ CEIT_ARCHS = {  # parameters of the classifier with 1000 classes at 224 pixels, 
 
 
 @MODELS.register_module()
-class CeiT(PlainViT):
-    """CeiT's encoder with a feature pyramid.
+class CeiTTrunk(Trunk):
+    """CeiT's encoder.
 
-    Arguments and shapes are those of :class:`PlainViT`; ``patch_size`` of a dict ``arch`` is the stride of the tokens
-    in pixels of the image, a multiple of 4.
+    Arguments and shapes are those of :class:`backbones.trunk.Trunk`; ``patch_size`` of a dict ``arch`` is the
+    stride of the tokens in pixels of the image, a multiple of 4.
 
     There are batch norms in the stem and three in every block: train detectors, whose batches are small, with
     ``norm_eval=True`` or with synchronised batch norms.
@@ -158,7 +160,7 @@ class CeiT(PlainViT):
 
     archs = CEIT_ARCHS
     default_arch = "small"
-    classifier_keys = (*PlainViT.classifier_keys, "pos_layer_embed", "lca.")
+    classifier_keys = (*Trunk.classifier_keys, "pos_layer_embed", "lca.")
     stem_name = "i2t"
 
     def make_patch_embed(self, settings: Mapping[str, Any]) -> nn.Module:
@@ -182,3 +184,8 @@ class CeiT(PlainViT):
         layers = range(self.depth)
         tokens = self.run_blocks(self.embed(x)[-1], layers)
         return torch.stack([tokens[i][:, 0] for i in layers], dim=1)
+
+
+@MODELS.register_module()
+class CeiT(DenseTransformer, CeiTTrunk):
+    """:class:`CeiTTrunk` with a feature pyramid."""

@@ -9,9 +9,10 @@ import torch.nn.functional as F
 from mmengine.registry import MODELS
 from torch import Tensor, nn
 
+from .dense_transformer import DenseTransformer
 from .layers import Attention, re_attention
 from .layers.attention import Bias, fold_bias
-from .vit import NORM_EPS, Block, PatchEmbed, PlainViT
+from .trunk import NORM_EPS, Block, PatchEmbed, Trunk
 
 
 class ReAttention(Attention):
@@ -77,12 +78,12 @@ DEEPVIT_ARCHS: dict[
 
 
 @MODELS.register_module()
-class DeepViT(PlainViT):
-    """DeepViT with a feature pyramid.
+class DeepViTTrunk(Trunk):
+    """DeepViT's blocks.
 
     A dict ``arch`` may also give ``apply_transform`` (for each block, whether it re-attends; None: all), ``cnn_stem``
     (convolutions before the patches), ``transform_scale`` (re-attended maps times d^-0.5) and ``scale_adjustment`` (r:
-    every branch is multiplied with 1 / r). Other arguments and shapes are those of :class:`PlainViT`.
+    every branch is multiplied with 1 / r). Other arguments and shapes are those of :class:`backbones.trunk.Trunk`.
 
     The batch norms inside the attention see all pairs of tokens, so their statistics change with the image size:
     fine-tune with ``norm_eval=True`` at other sizes than those of pre-training. In training mode they take the
@@ -124,3 +125,8 @@ class DeepViT(PlainViT):
             norm_eps=NORM_EPS / r**2,
             **kwargs,
         )
+
+
+@MODELS.register_module()
+class DeepViT(DenseTransformer, DeepViTTrunk):
+    """:class:`DeepViTTrunk` with a feature pyramid."""

@@ -8,7 +8,7 @@ layer maps a length n to ceil(n / 2). Names and numbers are those of timm, which
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from itertools import pairwise
 from typing import Any
 
@@ -17,10 +17,11 @@ from mmengine.registry import MODELS
 from torch import Tensor, nn
 
 from .base import Part
+from .dense_transformer import DenseTransformer
 from .pyramid import Pyramid
-from .vit import PlainViT
+from .trunk import Trunk
 
-CONV_EPS = 1e-8
+CONV_EPS = 1e-8  # added to the variance of weights, as in timm; the original code adds 1e-5 to the deviation
 NORM_EPS = 1e-5
 NUM_GROUPS = 32
 BOTTLENECK = 4  # output channels of a block, in multiples of its inner ones
@@ -47,21 +48,15 @@ class StandardizedConv2d(nn.Conv2d):
         out_channels: Channels of the output.
         kernel_size: Side of the kernel, odd.
         stride: 1 or more.
-        eps: Added to the variance of the weights; 1e-8 is timm's. The original code adds 1e-5 to the standard
-            deviation.
-
     Shapes:
         x: ``(B, in_channels, H, W)``; returns ``(B, out_channels, ceil(H / stride), ceil(W / stride))``.
 
     Source: Qiao et al., arXiv:1903.10520.
     """
 
-    def __init__(
-        self, in_channels: int, out_channels: int, kernel_size: int, stride: int = 1, eps: float = CONV_EPS
-    ) -> None:
+    def __init__(self, in_channels: int, out_channels: int, kernel_size: int, stride: int = 1) -> None:
         padding = kernel_size // 2 if stride == 1 else 0  # with a stride it depends on the input
         super().__init__(in_channels, out_channels, kernel_size, stride, padding, bias=False)
-        self.eps = eps
 
     def reset_parameters(self) -> None:
         nn.init.kaiming_normal_(self.weight, mode="fan_out", nonlinearity="relu")
@@ -69,15 +64,17 @@ class StandardizedConv2d(nn.Conv2d):
     def forward(self, input: Tensor) -> Tensor:
         if self.stride[0] > 1:
             input = pad_same(input, self.kernel_size[0], self.stride[0])
-        weight = F.layer_norm(self.weight, self.weight.shape[1:], eps=self.eps)  # over (in, kh, kw), biased variance
+        weight = F.layer_norm(self.weight, self.weight.shape[1:], eps=CONV_EPS)  # over (in, kh, kw), biased variance
         return F.conv2d(input, weight, stride=self.stride, padding=self.padding)
 
 
-def _conv_norm(
-    in_channels: int, out_channels: int, kernel_size: int, stride: int, conv_eps: float, norm_eps: float
-) -> nn.Sequential:
-    conv = StandardizedConv2d(in_channels, out_channels, kernel_size, stride, conv_eps)
-    return nn.Sequential(OrderedDict(conv=conv, norm=nn.GroupNorm(NUM_GROUPS, out_channels, norm_eps)))
+def _conv_norm(in_channels: int, out_channels: int, kernel_size: int, stride: int) -> nn.Sequential:
+    conv = StandardizedConv2d(in_channels, out_channels, kernel_size, stride)
+    return nn.Sequential(OrderedDict(conv=conv, norm=_group_norm(out_channels)))
+
+
+def _group_norm(channels: int) -> nn.GroupNorm:
+    return nn.GroupNorm(NUM_GROUPS, channels, NORM_EPS)
 
 
 class Bottleneck(nn.Module):
@@ -86,18 +83,16 @@ class Bottleneck(nn.Module):
     The shortcut is a convolution too if ``first``, in the first block of a stage.
     """
 
-    def __init__(
-        self, in_channels: int, out_channels: int, stride: int, *, first: bool, conv_eps: float, norm_eps: float
-    ) -> None:
+    def __init__(self, in_channels: int, out_channels: int, stride: int, *, first: bool) -> None:
         super().__init__()
         inner = out_channels // BOTTLENECK
-        self.downsample = _conv_norm(in_channels, out_channels, 1, stride, conv_eps, norm_eps) if first else None
-        self.conv1 = StandardizedConv2d(in_channels, inner, 1, eps=conv_eps)
-        self.norm1 = nn.GroupNorm(NUM_GROUPS, inner, norm_eps)
-        self.conv2 = StandardizedConv2d(inner, inner, 3, stride, conv_eps)
-        self.norm2 = nn.GroupNorm(NUM_GROUPS, inner, norm_eps)
-        self.conv3 = StandardizedConv2d(inner, out_channels, 1, eps=conv_eps)
-        self.norm3 = nn.GroupNorm(NUM_GROUPS, out_channels, norm_eps)
+        self.downsample = _conv_norm(in_channels, out_channels, 1, stride) if first else None
+        self.conv1 = StandardizedConv2d(in_channels, inner, 1)
+        self.norm1 = _group_norm(inner)
+        self.conv2 = StandardizedConv2d(inner, inner, 3, stride)
+        self.norm2 = _group_norm(inner)
+        self.conv3 = StandardizedConv2d(inner, out_channels, 1)
+        self.norm3 = _group_norm(out_channels)
 
     def forward(self, x: Tensor) -> Tensor:
         shortcut = x if self.downsample is None else self.downsample(x)
@@ -114,11 +109,9 @@ class ResNet(nn.Module):
         with n = 4, 8, 16, ...
     """
 
-    def __init__(
-        self, depths: Sequence[int], channels: Sequence[int], stem_channels: int, conv_eps: float, norm_eps: float
-    ) -> None:
+    def __init__(self, depths: Sequence[int], channels: Sequence[int], stem_channels: int) -> None:
         super().__init__()
-        self.stem = _conv_norm(3, stem_channels, 7, 2, conv_eps, norm_eps)
+        self.stem = _conv_norm(3, stem_channels, 7, 2)
         self.stages = nn.ModuleList()
         widths = pairwise((stem_channels, *channels))
         for s, (depth, (in_channels, out_channels)) in enumerate(zip(depths, widths, strict=True)):
@@ -128,8 +121,6 @@ class ResNet(nn.Module):
                     out_channels,
                     stride=2 if s > 0 and j == 0 else 1,
                     first=j == 0,
-                    conv_eps=conv_eps,
-                    norm_eps=norm_eps,
                 )
                 for j in range(depth)
             ]
@@ -173,29 +164,18 @@ HYBRID_ARCHS: dict[str, dict[str, Any]] = {  # parameters with 1000 classes at 2
 
 
 @MODELS.register_module()
-class HybridViT(PlainViT):
-    """ResNet and vision transformer in a row; the maps of both make the pyramid.
+class HybridViTTrunk(Trunk):
+    """ResNet and vision transformer in a row.
 
-    Arguments not named here, and shapes, are those of :class:`PlainViT`. The image is not padded to whole patches:
-    the ResNet takes any size.
-
-    Args:
-        arch: Preset name, or a dict with ``embed_dims``, ``depth``, ``num_heads``, ``mlp_ratio`` (4), ``stage_depths``
-            and ``stage_channels`` (three stages give tokens of stride 16, four of stride 32; channels are multiples of
-            128) and ``stem_channels`` (64, a multiple of 32).
-        pyramid: ``'taps'``: levels where the network has them. With tokens of stride 16 these are the first two stages
-            of the ResNet, a block at three quarters of the depth, and the last one through a learned 3 x 3 convolution
-            of stride 2 (DPT's choice); with tokens of stride 32, the first three stages and the last block.
-            ``'simple'``, a dict or None as in :class:`PlainViT`.
-        taps: Indices of the blocks that ``'taps'`` reads: two at stride 16, one at stride 32.
-        conv_eps: Added to the variance when convolution weights are standardised.
-        norm_eps: Of the group norms. Both defaults are those of timm, for which the published weights are converted.
+    Arguments and shapes are those of :class:`backbones.trunk.Trunk`, but for ``arch``: a preset name, or a dict with
+    ``embed_dims``, ``depth``, ``num_heads``, ``mlp_ratio`` (4), ``stage_depths`` and ``stage_channels`` (three stages
+    give tokens of stride 16, four of stride 32; channels are multiples of 128) and ``stem_channels`` (64, a multiple of
+    32). The image is not padded to whole patches: the ResNet takes any size.
 
     ``frozen_stages`` counts the ResNet's stem, its stages, the embedding (projection, tokens and positions), and the
     blocks.
 
-    Source: Dosovitskiy et al., arXiv:2010.11929, section 3.1; pyramid: Ranftl et al. (DPT), arXiv:2103.13413, section
-    3.1, readout "ignore".
+    Source: Dosovitskiy et al., arXiv:2010.11929, section 3.1.
     """
 
     archs = HYBRID_ARCHS
@@ -204,42 +184,6 @@ class HybridViT(PlainViT):
     published_layout = ("", "")  # timm's
     pixel_mean = pixel_std = (127.5, 127.5, 127.5)
     patch_embed: HybridEmbed
-
-    def __init__(
-        self,
-        arch: str | Mapping[str, Any] | None = None,
-        *,
-        img_size: int | Sequence[int] = 224,
-        pyramid: str | Mapping[str, Any] | None = "taps",
-        taps: Sequence[int] | None = None,
-        window_size: int | None = None,
-        global_blocks: Sequence[int] = (),
-        rel_pos: bool | int = False,
-        conv_eps: float = CONV_EPS,
-        norm_eps: float = NORM_EPS,
-        drop_path_rate: float = 0.0,
-        with_cp: bool = False,
-        out_indices: Sequence[int] | None = None,
-        frozen_stages: int = -1,
-        norm_eval: bool = False,
-        init_cfg: dict | list[dict] | None = None,
-    ) -> None:
-        self.conv_eps, self.norm_eps = conv_eps, norm_eps  # first, since the constructor calls make_patch_embed
-        super().__init__(
-            arch,
-            img_size=img_size,
-            pyramid=pyramid,
-            taps=taps,
-            window_size=window_size,
-            global_blocks=global_blocks,
-            rel_pos=rel_pos,
-            drop_path_rate=drop_path_rate,
-            with_cp=with_cp,
-            out_indices=out_indices,
-            frozen_stages=frozen_stages,
-            norm_eval=norm_eval,
-            init_cfg=init_cfg,
-        )
 
     def patch_stride(self, settings: Mapping[str, Any]) -> int:
         depths, channels, stem = (settings[key] for key in ("stage_depths", "stage_channels", "stem_channels"))
@@ -257,36 +201,61 @@ class HybridViT(PlainViT):
 
     def make_patch_embed(self, settings: Mapping[str, Any]) -> nn.Module:
         channels = settings["stage_channels"]
-        resnet = ResNet(settings["stage_depths"], channels, settings["stem_channels"], self.conv_eps, self.norm_eps)
+        resnet = ResNet(settings["stage_depths"], channels, settings["stem_channels"])
         return HybridEmbed(resnet, channels[-1], self.embed_dims)
+
+    def embed(self, x: Tensor, names: Collection[str] = ()) -> tuple[dict[str, Tensor], Tensor]:
+        maps, patches = self.patch_embed(x)
+        # Maps that are not asked for are freed while the blocks run.
+        return {name: x for i, x in enumerate(maps) if (name := f"stage{i}") in names}, patches
+
+    def stages(self) -> dict[str, list[Part]]:
+        (_, *tokens), *_ = (trunk := super().stages()).values()
+        resnet = self.patch_embed.backbone
+        stages: dict[str, list[Part]] = {f"stage{i}": [stage] for i, stage in enumerate(resnet.stages)}
+        blocks = {name: parts for name, parts in trunk.items() if name != "stem"}
+        return {"stem": [resnet.stem], **stages, "embedding": [self.patch_embed.proj, *tokens], **blocks}
+
+
+@MODELS.register_module()
+class HybridViT(DenseTransformer, HybridViTTrunk):
+    """:class:`HybridViTTrunk` with levels from the maps of both.
+
+    Args:
+        arch: As in :class:`HybridViTTrunk`.
+        pyramid: ``'taps'``: with tokens of stride 16 the first two stages of the ResNet, a block at three quarters of
+            the depth, and the last one through a learned 3 x 3 convolution of stride 2 (DPT's choice); with tokens of
+            stride 32 the first three stages and the last block. ``'simple'``, a dict or None as in
+            :class:`backbones.dense_transformer.DenseTransformer`.
+        taps: Indices of the blocks read by ``'taps'``: two at stride 16, one at stride 32.
+        kwargs: As in :class:`backbones.dense_transformer.DenseTransformer`.
+
+    Source: Ranftl et al. (DPT), arXiv:2103.13413, section 3.1, readout "ignore".
+    """
+
+    def __init__(
+        self,
+        arch: str | Mapping[str, Any] | None = None,
+        *,
+        pyramid: str | Mapping[str, Any] | None = "taps",
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(arch, pyramid=pyramid, **kwargs)
 
     def make_pyramid(
         self, pyramid: str | Mapping[str, Any] | None, taps: Sequence[int] | None
-    ) -> tuple[Pyramid, tuple[int, ...]]:
+    ) -> tuple[Pyramid, list[str]]:
         if pyramid != "taps":
             return super().make_pyramid(pyramid, taps)
         width, last = self.embed_dims, self.depth - 1
         if self.stride == 16:
             blocks = self._check_taps((self.depth * 3 // 4 - 1, last) if taps is None else taps, 2)
-            sources, coarsest = (0, 1, -2, -1), nn.Conv2d(width, width, 3, stride=2, padding=1)
-            channels = (*self.arch["stage_channels"][:2], width, width)
+            coarsest: nn.Module = nn.Conv2d(width, width, 3, stride=2, padding=1)
         else:
             blocks = self._check_taps((last,) if taps is None else taps, 1)
-            sources, coarsest = (0, 1, 2, -1), nn.Identity()
-            channels = (*self.arch["stage_channels"][:3], width)
+            coarsest = nn.Identity()
+        num_stages = 4 - len(blocks)
+        channels = (*self.arch["stage_channels"][:num_stages], *[width] * len(blocks))
         levels = {f"level{i}": nn.Identity() for i in range(3)} | {"level3": coarsest}
-        return Pyramid(levels, sources, channels, (4, 8, 16, 32), in_stride=self.stride), blocks
-
-    def embed(self, x: Tensor) -> tuple[list[Tensor], Tensor]:
-        maps, patches = self.patch_embed(x)
-        return (maps if max(self.pyramid.sources) >= 0 else []), patches  # else they are free while the blocks run
-
-    def stages(self) -> list[list[Part]]:
-        (_, *tokens), *blocks = super().stages()
-        resnet = self.patch_embed.backbone
-        return [[resnet.stem], *([stage] for stage in resnet.stages), [self.patch_embed.proj, *tokens], *blocks]
-
-    def stage_of(self, source: int) -> int:
-        if source >= 0:
-            return 1 + source
-        return len(self.arch["stage_depths"]) + 1 + super().stage_of(source)
+        sources = [*(f"stage{i}" for i in range(num_stages)), *(f"block{i}" for i in blocks)]
+        return Pyramid(levels, channels, (4, 8, 16, 32), in_stride=self.stride), sources

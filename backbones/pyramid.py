@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -16,21 +15,18 @@ MODELS.register_module(module=LayerNorm2d)  # norm_cfg=dict(type="LayerNorm2d") 
 
 
 class Pyramid(nn.Module):
-    """Levels side by side, each made from one of the given maps.
+    """Independent levels, each made from one map.
 
     Args:
         levels: Name and module of each level, finest first. Names are those of published weights.
-        sources: For each level, the index of the map it is made from: negative for a block's output, counted from the
-            last one; otherwise a map that comes before the blocks.
         channels: Channels of each level.
         strides: Stride of each level, in input pixels.
-        in_stride: Stride that the blocks' outputs must have.
+        in_stride: Stride of the block outputs it takes.
     """
 
     def __init__(
         self,
         levels: Mapping[str, nn.Module],
-        sources: Sequence[int],
         channels: Sequence[int],
         strides: Sequence[int],
         in_stride: int = 16,
@@ -38,7 +34,6 @@ class Pyramid(nn.Module):
         super().__init__()
         for name, level in levels.items():
             self.add_module(name, level)
-        self.sources = tuple(sources)
         self.channels = tuple(channels)
         self.strides = tuple(strides)
         self.in_stride = in_stride
@@ -51,9 +46,9 @@ class Pyramid(nn.Module):
         """The modules that the levels ``indices`` need."""
         return [self.levels[i] for i in indices]
 
-    def forward(self, maps: Sequence[Any], indices: Sequence[int]) -> Sequence[Tensor]:
-        """Makes the levels ``indices`` from maps ``(B, C, h, w)``; maps no such level is made from may be anything."""
-        return [self.levels[i](maps[self.sources[i]]) for i in indices]
+    def forward(self, maps: Sequence[Tensor], indices: Sequence[int]) -> Sequence[Tensor]:
+        """Makes the levels ``indices``, each from its map ``(B, C, h, w)``."""
+        return [self.levels[i](x) for i, x in zip(indices, maps, strict=True)]
 
 
 def tap_pyramid(width: int) -> Pyramid:
@@ -67,7 +62,7 @@ def tap_pyramid(width: int) -> Pyramid:
         "fpn3": nn.Identity(),
         "fpn4": _half(),
     }
-    return Pyramid(levels, sources=(-4, -3, -2, -1), channels=[width] * 4, strides=(4, 8, 16, 32))
+    return Pyramid(levels, channels=[width] * 4, strides=(4, 8, 16, 32))
 
 
 @MODELS.register_module()
@@ -108,21 +103,22 @@ class SimpleFeaturePyramid(Pyramid):
             ([_half()], in_channels),
         ]
         levels: dict[str, nn.Module] = {
-            f"simfp_{i}": nn.Sequential(*own, ConvNorm(width, out_channels, 1), ConvNorm(out_channels, out_channels, 3))
-            for i, (own, width) in enumerate(layers, start=2)
+            f"simfp_{i}": nn.Sequential(
+                *resample, ConvNorm(width, out_channels, 1), ConvNorm(out_channels, out_channels, 3)
+            )
+            for i, (resample, width) in enumerate(layers, start=2)
         }
         strides = (4, 8, 16, 32, 64)[:num_outs]
-        super().__init__(levels, [-1] * num_outs, [out_channels] * num_outs, strides)
+        super().__init__(levels, [out_channels] * num_outs, strides)
 
     def levels_for(self, indices: Sequence[int]) -> list[nn.Module]:
         return super().levels_for([min(i, 3) for i in indices])  # stride 64 is made from stride 32
 
-    def forward(self, maps: Tensor | Sequence[Any], indices: Sequence[int] | None = None) -> Sequence[Tensor]:
-        if isinstance(maps, Tensor):
-            maps = [maps]
+    def forward(self, maps: Tensor | Sequence[Tensor], indices: Sequence[int] | None = None) -> Sequence[Tensor]:
+        x = maps if isinstance(maps, Tensor) else maps[-1]
         indices = range(len(self.strides)) if indices is None else indices
-        own = sorted({min(i, 3) for i in indices})
-        feats = dict(zip(own, super().forward(maps, own), strict=True))
+        made = sorted({min(i, 3) for i in indices})
+        feats = dict(zip(made, super().forward([x] * len(made), made), strict=True))
         # Contiguous, since as a neck its maps go straight to RoIAlign, which reads the memory as NCHW.
         return tuple((F.max_pool2d(feats[3], 1, stride=2) if i == 4 else feats[i]).contiguous() for i in indices)
 

@@ -23,9 +23,9 @@ from mmengine.registry import MODELS
 from torch import Tensor, nn
 
 from .base import DenseBackbone, Part
+from .checkpoints import CheckpointError
 from .layers import ChannelsLastConv2d, Linear, drop_path_scale, linear
 from .reversible import run_columns
-from .weights import CheckpointError
 
 LEVELS = 4
 MIN_SHORTCUT = 1e-3  # smallest |shortcut|, so that a column can be undone
@@ -54,7 +54,7 @@ class ConvNeXtBlock(nn.Module):
         expansion: Hidden width of the MLP, in multiples of C.
 
     Shapes:
-        x: ``(B, H, W, C)``; scale: what :func:`drop_path_scale` drew, or None; returns ``(B, H, W, C)``.
+        x: ``(B, H, W, C)``; scale: a draw of :func:`drop_path_scale`, or None; returns ``(B, H, W, C)``.
     """
 
     def __init__(self, channels: int, kernel_size: int, expansion: int = 4) -> None:
@@ -169,19 +169,22 @@ class Column(nn.Module):
         return [getattr(self, f"alpha{l}") for l in range(LEVELS)]
 
     def shortcuts(self) -> list[Tensor]:
-        """The four shortcut scales as the forward uses them, each ``(C_l,)``, nowhere nearer to zero than 1e-3.
+        """The four shortcut scales, each ``(C_l,)``, at least 1e-3 away from zero."""
+        return [(alpha if self.training else _clamped(alpha)).flatten() for alpha in self.alphas]
 
-        The official code writes the clamped values back before every forward. Here only training does, where it is part
-        of the optimisation (a scale cannot cross zero in small steps); the values used are the same.
+    def clamp_shortcuts(self) -> None:
+        """Moves the shortcut scales away from zero, in place; part of a training step.
+
+        The official code does so before every forward. In evaluation :meth:`shortcuts` gives the same values and
+        changes nothing.
         """
-        scales = []
         for alpha in self.alphas:
-            clamped = torch.where(alpha < 0, alpha.clamp(max=-MIN_SHORTCUT), alpha.clamp(min=MIN_SHORTCUT))
-            if self.training:
-                # .data: an earlier forward's graph may hold alpha, and this changes nothing that it has seen.
-                alpha.data.copy_(clamped.detach())
-            scales.append((alpha if self.training else clamped).flatten())
-        return scales
+            # .data: an earlier forward's graph may hold alpha, and this changes no value that it has read.
+            alpha.data.copy_(_clamped(alpha).detach())
+
+
+def _clamped(alpha: Tensor) -> Tensor:
+    return torch.where(alpha < 0, alpha.clamp(max=-MIN_SHORTCUT), alpha.clamp(min=MIN_SHORTCUT))
 
 
 @MODELS.register_module()
@@ -294,27 +297,31 @@ class RevCol(DenseBackbone):
         """
         return [feat.permute(0, 3, 1, 2) for feat in self._run(x, columns)[1]]
 
-    def _run(self, x: Tensor, taps: Sequence[int] = ()) -> tuple[list[Tensor], list[Tensor]]:
+    def _run(self, x: Tensor, wanted: Sequence[int] = ()) -> tuple[list[Tensor], list[Tensor]]:
         self.check_input(x)
         stem = self.stem(x.permute(0, 2, 3, 1))
+        for column in self.columns if self.training else ():
+            column.clamp_shortcuts()
         return run_columns(
             self.columns,
             stem,
             shortcuts=[column.shortcuts() for column in self.columns],
             branch_scales=[self._draw_drop_path(stem) for _ in self.columns],
-            keep_every=self.keep_every if self.reversible and torch.is_grad_enabled() else None,
-            taps=taps,
+            reversible=self.reversible and torch.is_grad_enabled(),
+            keep_every=self.keep_every,
+            wanted=wanted,
         )
 
     def _draw_drop_path(self, stem: Tensor) -> list[list[Tensor | None]]:
-        """For one column, what the branch of each block of each level is multiplied with in this forward."""
+        """Drop-path factors of one column in this forward, by level and block."""
         if not self.training or self.drop_path_rate == 0:
             return [[None] * depth for depth in self.depths]
         rates = iter(torch.linspace(0, self.drop_path_rate, sum(self.depths)).tolist())
         return [[drop_path_scale(stem, next(rates)) for _ in range(depth)] for depth in self.depths]
 
-    def stages(self) -> list[list[Part]]:
-        return [[self.stem], *([column] for column in self.columns)]
+    def stages(self) -> dict[str, list[Part]]:
+        columns: dict[str, list[Part]] = {f"column{i}": [column] for i, column in enumerate(self.columns)}
+        return {"stem": [self.stem], **columns}
 
     def _freeze_unused_levels(self, top_link: bool) -> None:
         for i, column in enumerate(self.columns):

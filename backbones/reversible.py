@@ -33,7 +33,7 @@ CHECKPOINT: dict[str, Any] = dict(use_reentrant=False, preserve_rng_state=False)
 
 
 class Column(Protocol):
-    """What is asked of a column.
+    """Protocol of a column.
 
     Attributes:
         levels: F_0, F_1, ... as modules called with (branch_scales, d_l, p_j, ...); deterministic, every random draw
@@ -53,34 +53,35 @@ def run_columns(
     stem: Tensor,
     shortcuts: Sequence[Sequence[Tensor]],
     branch_scales: Sequence[Sequence[Any]],
-    keep_every: int | str | None,
-    taps: Sequence[int] = (),
+    reversible: bool,
+    keep_every: int | str = 1,
+    wanted: Sequence[int] = (),
 ) -> tuple[list[Tensor], list[Tensor]]:
-    """Runs all columns and returns the maps of the last one, and the coarsest maps of the columns in ``taps``.
+    """Runs all columns and returns the maps of the last one, and the coarsest maps of the columns in ``wanted``.
 
     Args:
         columns: From left to right.
         stem: ``s``, channels last.
         shortcuts: ``a_l`` of each column, ``(C_l,)``, nowhere zero.
         branch_scales: For each column and level, the draws that its F takes.
-        keep_every: None for ordinary autograd; k >= 1 keeps the maps of every k-th column, counted from the last;
-            ``'auto'`` lets :func:`largest_safe_run` choose k. Under ``torch.compile`` every k acts as 1.
-        taps: Indices of columns, increasing.
+        reversible: Rebuild activations in backward; False is ordinary autograd.
+        keep_every: k >= 1 keeps the maps of every k-th column, counted from the last; ``'auto'`` lets
+            :func:`largest_safe_run` choose k. Under ``torch.compile`` every k acts as 1.
+        wanted: Indices of columns, increasing.
     """
-    tapped: list[Tensor] = []
+    coarsest: list[Tensor] = []
     # Before the first column all maps are zero. As a tensor, they give its shortcuts a gradient, which is zero too.
     previous = [stem.new_zeros(1)] * len(shortcuts[0])
-    recompute = keep_every is not None
-    if torch.compiler.is_compiling() or not recompute:
+    if torch.compiler.is_compiling() or not reversible:
         keep_every = 1
     if isinstance(keep_every, str):
         keep_every = largest_safe_run(shortcuts, stem)
     if keep_every == 1:
         for i, (column, scales, shortcut) in enumerate(zip(columns, branch_scales, shortcuts, strict=True)):
-            previous = _run_column(column, scales, stem, previous, shortcut, recompute)
-            if i in taps:
-                tapped.append(previous[-1])
-        return previous, tapped
+            previous = _run_column(column, scales, stem, previous, shortcut, recompute=reversible)
+            if i in wanted:
+                coarsest.append(previous[-1])
+        return previous, coarsest
 
     before = _Handover()
     before_kept = True
@@ -90,9 +91,9 @@ def run_columns(
         link = _Link(column, scales, before, here, before_kept, kept)
         previous = list(_InvertibleColumn.apply(link, stem, *previous, *shortcut, *parameters))
         before, before_kept = here, kept
-        if i in taps:
-            tapped.append(previous[-1])
-    return previous, tapped
+        if i in wanted:
+            coarsest.append(previous[-1])
+    return previous, coarsest
 
 
 def _run_column(

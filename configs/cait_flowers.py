@@ -7,6 +7,6 @@ Result: in docs/RESULTS.md, beside the other families.
 _base_ = "./vit_flowers.py"
 
 model = dict(
-    backbone=dict(type="CaiT", arch=dict(num_heads=4, layer_scale_init_value=0.1)),
+    backbone=dict(type="CaiTTrunk", arch=dict(num_heads=4, layer_scale_init_value=0.1)),
     head=dict(type="CaiTHead"),
 )

@@ -11,7 +11,7 @@ short side is 224. The published file: python tools/test.py with this config and
 
 _base_ = "./vit_imagenet.py"
 
-model = dict(backbone=dict(type="CaiT", arch="s24"), head=dict(type="CaiTHead"))
+model = dict(backbone=dict(type="CaiTTrunk", arch="s24"), head=dict(type="CaiTHead"))
 train_cfg = dict(max_epochs=400)
 
 test_pipeline = _base_.test_pipeline

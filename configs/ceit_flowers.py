@@ -6,4 +6,4 @@ Result: in docs/RESULTS.md, beside the other families.
 
 _base_ = "./vit_flowers.py"
 
-model = dict(backbone=dict(type="CeiT"), head=dict(type="CeiTHead"))
+model = dict(backbone=dict(type="CeiTTrunk"), head=dict(type="CeiTHead"))

@@ -8,4 +8,4 @@ The positions of the layers (pos_layer_embed of the head) do decay: the official
 
 _base_ = "./vit_imagenet.py"
 
-model = dict(backbone=dict(type="CeiT", arch="small"), head=dict(type="CeiTHead"))
+model = dict(backbone=dict(type="CeiTTrunk", arch="small"), head=dict(type="CeiTHead"))

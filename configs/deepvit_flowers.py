@@ -8,7 +8,7 @@ _base_ = "./vit_flowers.py"
 
 model = dict(
     backbone=dict(
-        type="DeepViT",
+        type="DeepViTTrunk",
         arch=dict(
             num_heads=6,
             mlp_ratio=3,

@@ -11,7 +11,7 @@ _base_ = "./vit_imagenet.py"
 
 pixels = dict(mean=[127.5] * 3, std=[127.5] * 3)
 data_preprocessor = pixels
-model = dict(backbone=dict(type="DeepViT", arch="s", drop_path_rate=0.2))
+model = dict(backbone=dict(type="DeepViTTrunk", arch="s", drop_path_rate=0.2))
 
 train_pipeline = _base_.train_pipeline
 train_pipeline[3].hparams.pad_val = [128] * 3

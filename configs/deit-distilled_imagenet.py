@@ -14,7 +14,7 @@ _base_ = "./vit_imagenet.py"
 
 model = dict(
     type="DistilledClassifier",
-    backbone=dict(type="DeiT"),
+    backbone=dict(type="DeiTTrunk"),
     head=dict(type="DistilledHead", kind="hard", weight=0.5),
     teacher=dict(type="TimmClassifier", model_name="regnety_160.deit_in1k", pretrained=True),
 )

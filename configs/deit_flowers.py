@@ -9,7 +9,7 @@ _base_ = "./vit_flowers.py"
 
 model = dict(
     type="DistilledClassifier",
-    backbone=dict(type="DeiT"),
+    backbone=dict(type="DeiTTrunk"),
     head=dict(type="DistilledHead", kind="hard", weight=0.5),
     teacher=dict(
         type="DenseClassifier",

@@ -8,7 +8,7 @@ _base_ = "./vit_flowers.py"
 
 model = dict(
     backbone=dict(
-        type="HybridViT",
+        type="HybridViTTrunk",
         arch=dict(depth=4, stage_depths=(1, 1, 2), stage_channels=(128, 256, 512), stem_channels=32),
     )
 )

@@ -14,7 +14,7 @@ _base_ = "./vit_imagenet.py"
 
 data_preprocessor = dict(mean=[127.5] * 3, std=[127.5] * 3)
 model = dict(
-    backbone=dict(type="HybridViT", arch="r50-base", drop_path_rate=0.0),
+    backbone=dict(type="HybridViTTrunk", arch="r50-base", drop_path_rate=0.0),
     head=dict(loss=dict(_delete_=True, type="CrossEntropyLoss", use_soft=True)),
     train_cfg=dict(augments=[dict(type="Mixup", alpha=0.5)]),
 )

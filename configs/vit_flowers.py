@@ -12,11 +12,10 @@ max_epochs = 60
 model = dict(
     backbone=dict(
         _delete_=True,
-        type="PlainViT",
+        type="ViTTrunk",
         arch=dict(embed_dims=192, depth=6, num_heads=3),
         img_size=96,
         drop_path_rate=0.1,
-        pyramid=None,
     ),
     head=dict(type="ClassTokenHead"),
 )

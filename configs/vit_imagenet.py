@@ -14,7 +14,7 @@ custom_imports = dict(imports=["backbones.classification"], allow_failed_imports
 
 model = dict(
     type="DenseClassifier",
-    backbone=dict(type="PlainViT", arch="base", drop_path_rate=0.1, pyramid=None),
+    backbone=dict(type="ViTTrunk", arch="base", drop_path_rate=0.1),
     head=dict(
         type="ClassTokenHead",
         num_classes=1000,

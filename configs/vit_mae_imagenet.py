@@ -16,7 +16,7 @@ custom_imports = dict(imports=["backbones.classification"], allow_failed_imports
 model = dict(
     _delete_=True,
     type="MaskedAutoencoder",
-    backbone=dict(type="PlainViT", arch="base", pos_embed="sincos", pyramid=None),
+    backbone=dict(type="ViTTrunk", arch="base", pos_embed="sincos"),
 )
 # As in the official code: what has one dimension, that is norms and biases, does not decay.
 optim_wrapper = dict(paramwise_cfg=dict(_delete_=True, flat_decay_mult=0.0))

@@ -4,8 +4,8 @@ Configs import it by ``custom_imports=dict(imports=["backbones.classification"])
 not, so detection and segmentation work without mmpretrain.
 """
 
+from .attention_similarity import DiverseClassifier
 from .classifier import DenseClassifier
-from .depth import DiverseClassifier
 from .distillation import DistilledClassifier, DistilledHead, soft_distillation
 from .heads import CaiTHead, CeiTHead, ClassTokenHead, MeanPoolHead
 from .mae import MaskedAutoencoder

@@ -9,31 +9,20 @@ from mmengine.registry import MODELS
 from mmpretrain.models import ImageClassifier
 from torch import Tensor
 
-from ..base import DenseBackbone
-from ..revcol import LEVELS
-from ..vit import PlainViT
-from ..weights import CheckpointError, load_pretrained
-
-
-def _check_last(net: DenseBackbone) -> None:
-    """Refuse a backbone that freezes, as unused, what a head reads."""
-    last = net.depth - 1 in net.used_taps if isinstance(net, PlainViT) else net.out_indices[-1] == LEVELS - 1
-    if not last:
-        raise ValueError(
-            f"the {type(net).__name__} leaves out its last level, which a classifier reads; leave out_indices and taps "
-            "at their defaults"
-        )
+from ..base import Backbone
+from ..checkpoints import CheckpointError, load_pretrained
+from ..dense_transformer import DenseTransformer
 
 
 @MODELS.register_module()
 class DenseClassifier(ImageClassifier):
-    """A dense backbone and the head its paper classifies with.
+    """A transformer's trunk or a RevCol, and the head of its paper.
 
-    Heads of this package say themselves what they read of a backbone (tokens, class tokens of all layers, the coarsest
-    maps of some columns), and take their widths from it.
+    Heads of this package choose their features (tokens, class tokens of all layers, the coarsest maps of some columns)
+    and take their widths from the backbone.
 
     Args:
-        backbone: Config of a backbone of this package; a transformer needs ``pyramid=None``.
+        backbone: Config of a trunk (``type='ViTTrunk'``, ``'CaiTTrunk'``, ...) or of a :class:`RevCol`.
         head: Config of a head of :mod:`backbones.classification`.
         data_preprocessor: As for mmpretrain's ``ImageClassifier``; its ``num_classes`` are the head's unless given.
         kwargs: As for mmpretrain's ``ImageClassifier``: ``train_cfg`` (mixup and cutmix), ``init_cfg``.
@@ -41,32 +30,30 @@ class DenseClassifier(ImageClassifier):
             this package's own; with ``reset_head=True`` also those of other classes, whose layers for them start anew.
 
     Raises:
-        ValueError: for a transformer with a pyramid, whose parameters would get no gradient, for a backbone without its
-            last level or block, and for a head of another backbone.
+        ValueError: for another backbone, and for the head of another backbone.
         CheckpointError: at initialisation, for a file of other classes without ``reset_head``.
     """
 
     backbone: Any
     head: Any
-    classifier_keys: ClassVar[tuple[str, ...]] = ()  # of a file nothing is skipped: heads belong to this model
+    classifier_keys: ClassVar[tuple[str, ...]] = ()  # no key is skipped: heads belong to this model
 
     def __init__(self, backbone: dict, head: dict, data_preprocessor: dict | None = None, **kwargs: Any) -> None:
         net: Any = MODELS.build(backbone)
-        if not isinstance(net, DenseBackbone):
-            raise ValueError(f"backbone is a {type(net).__name__}; DenseClassifier takes a backbone of this package")
-        if isinstance(net, PlainViT) and next(net.pyramid.parameters(), None) is not None:
+        if not isinstance(net, Backbone) or isinstance(net, DenseTransformer):
             raise ValueError(
-                f"the {type(net).__name__} has a pyramid, which a classifier does not read; pass pyramid=None"
+                f"backbone is a {type(net).__name__}; DenseClassifier takes a RevCol or a trunk: ViTTrunk "
+                "instead of PlainViT, CaiTTrunk instead of CaiT, and so on, without pyramid, taps and out_indices"
             )
-        _check_last(net)
         parts: dict[str, Any] = dict(backbone=net, head=MODELS.build({**head, "backbone": net}))
         images = {"num_classes": parts["head"].num_classes, **(data_preprocessor or {})}  # mixup's labels have as many
         super().__init__(**parts, data_preprocessor=images, **kwargs)
         self.head.see_images(self.data_preprocessor)
         self.reset_head = False
+        self._names = frozenset(self.state_dict())
 
     def extract_feat(self, inputs: Tensor, stage: str = "neck") -> Any:
-        """What the head reads of the backbone; ``stage='backbone'`` gives the backbone's maps."""
+        """The head's features; ``stage='backbone'`` gives the backbone's output."""
         if stage == "backbone":
             return self.backbone(inputs)
         feats = self.head.read(self.backbone, inputs)
@@ -88,25 +75,31 @@ class DenseClassifier(ImageClassifier):
             load_pretrained(self, **options)
 
     def published_name(self, name: str) -> str:
-        """Our name of a published key: the backbone's if it has it, else the head's."""
-        own = self.state_dict().keys()
+        """Maps a checkpoint key to our name: the backbone's if it has one, else the head's."""
         ours = f"backbone.{self.backbone.published_name(name)}", f"head.{self.head.published_name(name)}"
-        return next((candidate for candidate in ours if candidate in own), name)
+        return next((candidate for candidate in ours if candidate in self._names), name)
+
+    def is_trunk_name(self, name: str) -> bool:
+        """Whether a checkpoint must agree with this classifier on a name; heads may differ."""
+        inner = name.removeprefix("backbone.")
+        if inner == name and name.startswith(("head.", *self.backbone.classifier_keys)):
+            return False
+        return self.backbone.is_trunk_name(inner)
 
     def adapt_weights(self, weights: dict[str, Tensor]) -> list[str]:
-        """Fits the backbone's part of published weights; see :meth:`backbones.base.DenseBackbone.adapt_weights`.
+        """Fits the backbone's part of published weights; see :meth:`backbones.base.Backbone.adapt_weights`.
 
         Raises:
             CheckpointError: for a head of other classes, unless it is to be reset.
         """
-        own = self.state_dict()
+        current = self.state_dict()
         other = {
-            name: f"{name} (file {tuple(value.shape)}, model {tuple(own[name].shape)})"
+            name: f"{name} (file {tuple(value.shape)}, model {tuple(current[name].shape)})"
             for name, value in weights.items()
-            if name.startswith("head.") and name in own and value.shape != own[name].shape
+            if name.startswith("head.") and name in current and value.shape != current[name].shape
         }
-        # where the widths differ, too, it is a file of another arch
-        classes = [name for name in other if weights[name].ndim == 2 and weights[name].shape[1:] == own[name].shape[1:]]
+        # Other widths as well: the file is of another arch, which the check of shapes reports.
+        classes = [n for n in other if weights[n].ndim == 2 and weights[n].shape[1:] == current[n].shape[1:]]
         if classes and not self.reset_head:
             raise CheckpointError(
                 f"the head has another number of classes: {', '.join(other.values())}. Add reset_head=True to init_cfg "
@@ -115,10 +108,10 @@ class DenseClassifier(ImageClassifier):
         if classes:
             for name in other:
                 del weights[name]
-        inside = {
-            name.removeprefix("backbone."): weights.pop(name) for name in list(weights) if name[:9] == "backbone."
+        inner = {
+            name.removeprefix("backbone."): weights.pop(name) for name in list(weights) if name.startswith("backbone.")
         }
-        notes = [f"initialised anew: {', '.join(other.values())}"] if classes else []
-        notes += self.backbone.adapt_weights(inside)
-        weights.update({f"backbone.{name}": value for name, value in inside.items()})
+        notes = [f"reinitialised: {', '.join(other.values())}"] if classes else []
+        notes += self.backbone.adapt_weights(inner)
+        weights.update({f"backbone.{name}": value for name, value in inner.items()})
         return notes

@@ -14,8 +14,9 @@ from mmengine.registry import MODELS
 from mmpretrain.models import HuggingFaceClassifier, TimmClassifier
 from torch import Tensor, nn
 
-from ..vit import NORM_EPS, DeiT
-from ..weights import SetupError
+from ..errors import SetupError
+from ..trunk import NORM_EPS
+from ..vit import DeiTTrunk
 from .classifier import DenseClassifier
 from .heads import DenseHead
 
@@ -36,7 +37,7 @@ class DistilledHead(DenseHead):
     Source: arXiv:2012.12877, equations 2 and 3; scaling of the soft loss: see :func:`soft_distillation`.
     """
 
-    reads = DeiT
+    reads = DeiTTrunk
     tokens = ("cls_token", "dist_token")
 
     def __init__(
@@ -50,13 +51,13 @@ class DistilledHead(DenseHead):
         super().__init__(*args, **kwargs)
         self.kind, self.weight, self.temperature = kind, weight, temperature
 
-    def add_layers(self, backbone: DeiT) -> None:
+    def add_layers(self, backbone: DeiTTrunk) -> None:
         self.norm = nn.LayerNorm(backbone.embed_dims, eps=NORM_EPS)
         self.head = nn.Linear(backbone.embed_dims, self.num_classes)
         self.head_dist = nn.Linear(backbone.embed_dims, self.num_classes)
 
-    def read(self, backbone: DeiT, x: Tensor) -> Tensor:
-        return backbone.forward_tokens(x)[:, :2]  # class token, distillation token
+    def read(self, backbone: DeiTTrunk, x: Tensor) -> Tensor:
+        return backbone(x)[:, :2]  # class token, distillation token
 
     def pre_logits(self, feats: Any) -> Tensor:
         return self.norm(feats)

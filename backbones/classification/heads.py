@@ -1,7 +1,7 @@
 """The classification heads of the transformers, as published; parameter names are the official ones.
 
-Each reads what it needs of its backbone in :meth:`read` and gives logits in :meth:`forward`. Losses, predictions and
-accuracy are mmpretrain's.
+Each takes features from its backbone in :meth:`DenseHead.read` and gives logits in :meth:`DenseHead.forward`. Losses,
+predictions and accuracy are mmpretrain's.
 """
 
 from __future__ import annotations
@@ -13,14 +13,14 @@ from mmengine.registry import MODELS
 from mmpretrain.models.heads import ClsHead
 from torch import Tensor, nn
 
-from ..base import DenseBackbone
-from ..cait import CaiT, ClassAttentionBlock
-from ..ceit import CeiT, LayerwiseClassAttention
-from ..vit import NORM_EPS, PlainViT, init_linear
+from ..base import Backbone
+from ..cait import CaiTTrunk, ClassAttentionBlock
+from ..ceit import CeiTTrunk, LayerwiseClassAttention
+from ..trunk import NORM_EPS, Trunk, init_linear
 
 
 class DenseHead(ClsHead):
-    """What the heads have in common.
+    """Base of the heads.
 
     Args:
         num_classes: Number of classes.
@@ -28,11 +28,11 @@ class DenseHead(ClsHead):
         kwargs: As for mmpretrain's ``ClsHead``: ``loss``, ``topk``, ``cal_acc``, ``init_cfg``.
 
     Raises:
-        ValueError: for a backbone that does not give what the head reads.
+        ValueError: for the backbone of another head.
     """
 
     head: Any
-    reads: ClassVar[type[DenseBackbone]] = PlainViT
+    reads: ClassVar[type[Backbone]] = Trunk
     tokens: ClassVar[tuple[str, ...]] = ()  # that the backbone has in front of its patches
 
     def __init__(self, num_classes: int, backbone: Any, **kwargs: Any) -> None:
@@ -54,14 +54,14 @@ class DenseHead(ClsHead):
         raise NotImplementedError
 
     def published_name(self, name: str) -> str:
-        """The name that a key of official files has in this head."""
+        """Maps a key of official files to this head's name."""
         return name
 
     def see_images(self, preprocessor: Any) -> None:
         """Learn how images are normalised; for heads that rebuild them."""
 
     def read(self, backbone: Any, x: Tensor) -> Any:
-        """What this head takes of the backbone for images ``(B, 3, H, W)``."""
+        """The features of images ``(B, 3, H, W)`` that this head classifies."""
         raise NotImplementedError
 
     def forward(self, feats: Any) -> Tensor:
@@ -75,12 +75,12 @@ class ClassTokenHead(DenseHead):
 
     tokens = ("cls_token",)
 
-    def add_layers(self, backbone: PlainViT) -> None:
+    def add_layers(self, backbone: Trunk) -> None:
         self.norm = nn.LayerNorm(backbone.embed_dims, eps=NORM_EPS)
         self.head = nn.Linear(backbone.embed_dims, self.num_classes)
 
-    def read(self, backbone: PlainViT, x: Tensor) -> Tensor:
-        return backbone.forward_tokens(x)[:, 0]
+    def read(self, backbone: Trunk, x: Tensor) -> Tensor:
+        return backbone(x)[:, 0]
 
     def pre_logits(self, feats: Any) -> Tensor:
         return self.norm(feats)
@@ -90,12 +90,12 @@ class ClassTokenHead(DenseHead):
 class MeanPoolHead(DenseHead):
     """Norm and linear layer on the mean of the patch tokens: MAE's fine-tuning."""
 
-    def add_layers(self, backbone: PlainViT) -> None:
+    def add_layers(self, backbone: Trunk) -> None:
         self.fc_norm = nn.LayerNorm(backbone.embed_dims, eps=NORM_EPS)
         self.head = nn.Linear(backbone.embed_dims, self.num_classes)
 
-    def read(self, backbone: PlainViT, x: Tensor) -> Tensor:
-        return backbone.forward_tokens(x)[:, len(backbone.token_names) :].mean(dim=1)
+    def read(self, backbone: Trunk, x: Tensor) -> Tensor:
+        return backbone(x)[:, len(backbone.token_names) :].mean(dim=1)
 
     def pre_logits(self, feats: Any) -> Tensor:
         return self.fc_norm(feats)
@@ -105,9 +105,9 @@ class MeanPoolHead(DenseHead):
 class CaiTHead(DenseHead):
     """Two blocks of class attention, norm and linear layer (CaiT, arXiv:2103.17239, section 3)."""
 
-    reads = CaiT
+    reads = CaiTTrunk
 
-    def add_layers(self, backbone: CaiT) -> None:
+    def add_layers(self, backbone: CaiTTrunk) -> None:
         width, start = backbone.embed_dims, float(backbone.layer_scale_init_value or 0)
         self.cls_token = nn.Parameter(nn.init.trunc_normal_(torch.zeros(1, 1, width), std=0.02))
         self.blocks_token_only = nn.ModuleList(
@@ -116,8 +116,8 @@ class CaiTHead(DenseHead):
         self.norm = nn.LayerNorm(width, eps=NORM_EPS)
         self.head = nn.Linear(width, self.num_classes)
 
-    def read(self, backbone: CaiT, x: Tensor) -> Tensor:
-        return backbone.forward_tokens(x)
+    def read(self, backbone: CaiTTrunk, x: Tensor) -> Tensor:
+        return backbone(x)
 
     def pre_logits(self, feats: Any) -> Tensor:
         token = self.cls_token.expand(len(feats), -1, -1)
@@ -130,14 +130,14 @@ class CaiTHead(DenseHead):
 class CeiTHead(DenseHead):
     """Attention over the class tokens of all layers, norm and linear layer (CeiT, arXiv:2103.11816, section 3.4)."""
 
-    reads = CeiT
+    reads = CeiTTrunk
     tokens = ("cls_token",)
 
-    def add_layers(self, backbone: CeiT) -> None:
+    def add_layers(self, backbone: CeiTTrunk) -> None:
         self.layer_attention = LayerwiseClassAttention(backbone.embed_dims, backbone.depth, backbone.num_heads)
         self.head = nn.Linear(backbone.embed_dims, self.num_classes)
 
-    def read(self, backbone: CeiT, x: Tensor) -> Tensor:
+    def read(self, backbone: CeiTTrunk, x: Tensor) -> Tensor:
         return backbone.class_tokens(x)
 
     def pre_logits(self, feats: Any) -> Tensor:

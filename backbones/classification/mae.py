@@ -12,19 +12,20 @@ from torch import Tensor, nn
 
 from ..layers import Attention
 from ..layers.pos_embed import sincos_pos_embed
-from ..vit import NORM_EPS, Block, PlainViT
+from ..trunk import NORM_EPS, Block
+from ..vit import ViTTrunk
 
 
 @MODELS.register_module()
 class MaskedAutoencoder(BaseSelfSupervisor):
-    """Pre-trains a :class:`PlainViT` by masking; mmpretrain's ``MAE`` is the same over a backbone of its own.
+    """Pre-trains a :class:`ViTTrunk` by masking; mmpretrain's ``MAE`` does the same for its own backbone.
 
-    The backbone sees only the patches that are left, a shallow decoder all of them, with one learnt token in place of
-    what is masked. The loss is the mean squared error of the masked patches' pixels. Parameters other than the
+    The backbone sees the visible patches only, a shallow decoder all of them, with one learnt token in place of the
+    masked ones. The loss is the mean squared error of the masked patches' pixels. Parameters other than the
     backbone's have the official names.
 
     Args:
-        backbone: Config of a :class:`PlainViT` with ``pyramid=None``, ``pos_embed='sincos'`` and no windows.
+        backbone: Config of a :class:`ViTTrunk` with ``pos_embed='sincos'`` and no windows.
         mask_ratio: Share of the patches that are masked.
         decoder_embed_dims: Width of the decoder.
         decoder_depth: Its number of blocks.
@@ -33,11 +34,10 @@ class MaskedAutoencoder(BaseSelfSupervisor):
         kwargs: As for mmpretrain's ``BaseSelfSupervisor``: ``data_preprocessor``, ``init_cfg``.
 
     Raises:
-        ValueError: for another backbone, one with a pyramid or without a class token, and a mask that leaves no patch
-            or all of them.
+        ValueError: for another backbone, one without a class token, and a mask that leaves no patch or all of them.
     """
 
-    backbone: PlainViT
+    backbone: ViTTrunk
     head: MAEPretrainHead
 
     def __init__(
@@ -77,11 +77,9 @@ class MaskedAutoencoder(BaseSelfSupervisor):
 
     @staticmethod
     def _check_backbone(net: Any) -> None:
-        wanted = "MaskedAutoencoder takes a PlainViT with pyramid=None, square img_size, and no window_size or rel_pos"
-        if type(net) is not PlainViT:
+        wanted = "MaskedAutoencoder takes a ViTTrunk with square img_size, and no window_size or rel_pos"
+        if type(net) is not ViTTrunk:
             raise ValueError(f"{wanted}; got a {type(net).__name__}")
-        if next(net.pyramid.parameters(), None) is not None:
-            raise ValueError(f"{wanted}; got one with a pyramid, which gets no gradient")
         if not net.token_names:
             raise ValueError(f"{wanted}; got one with windows or relative positions, which masked grids do not have")
         if net.pos_grid[0] != net.pos_grid[1]:

@@ -15,7 +15,7 @@ from mmengine.registry import MODELS
 from torch import Tensor, nn
 
 from ..layers import LayerNorm2d
-from ..revcol import NORM_EPS, ConvNeXtBlock, RevCol, init_weights
+from ..revcol import LEVELS, NORM_EPS, ConvNeXtBlock, RevCol, init_weights
 from .heads import DenseHead
 
 HEADS = 4  # supervised columns
@@ -75,6 +75,15 @@ class SimpleDecoder(nn.Module):
         return self.projback(x)
 
 
+def _check_coarsest(backbone: RevCol) -> None:
+    """Refuses ``out_indices`` without the coarsest level, whose parameters are then frozen as unused."""
+    if backbone.out_indices[-1] != LEVELS - 1:
+        raise ValueError(
+            f"out_indices of the RevCol is {backbone.out_indices}, without the coarsest level, which a classifier "
+            "reads; leave out_indices at its default"
+        )
+
+
 @MODELS.register_module()
 class RevColHead(DenseHead):
     """The plain head: mean of the last column's coarsest map, norm, linear layer."""
@@ -82,6 +91,7 @@ class RevColHead(DenseHead):
     reads = RevCol
 
     def add_layers(self, backbone: RevCol) -> None:
+        _check_coarsest(backbone)
         self.cls = Classifier(backbone.channels[-1], self.num_classes)
         self.apply(init_weights)
 
@@ -130,6 +140,7 @@ class SupervisedRevColHead(DenseHead):
         self.register_buffer("std", torch.tensor(RevCol.pixel_std).view(3, 1, 1), persistent=False)
 
     def add_layers(self, backbone: RevCol) -> None:
+        _check_coarsest(backbone)
         if backbone.num_columns % HEADS:
             raise ValueError(
                 f"the RevCol has {backbone.num_columns} columns; intermediate supervision takes a multiple of {HEADS}"
@@ -145,7 +156,7 @@ class SupervisedRevColHead(DenseHead):
             self.mean, self.std = mean.clone(), preprocessor.std.clone()
 
     def pixels(self, images: Tensor) -> Tensor:
-        """What the decoders rebuild: normalised images back in [0, 1], without its ends."""
+        """The decoders' targets: pixel values in [0.01, 0.99]."""
         return ((images * self.std + self.mean) / 255).clamp(0.01, 0.99)
 
     def read(self, backbone: RevCol, x: Tensor) -> tuple[list[Tensor], Tensor]:

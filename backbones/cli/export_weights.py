@@ -12,10 +12,10 @@ import torch
 from mmengine.config import Config
 from mmengine.registry import MODELS
 
-from backbones.base import DenseBackbone
+from backbones.base import Backbone
+from backbones.checkpoints import find_weights
 from backbones.cli._checkpoints import plain_names, read_checkpoint
 from backbones.usage import UsageError, note
-from backbones.weights import find_weights
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -60,14 +60,14 @@ def main(args: argparse.Namespace) -> None:
     print(f"{out}: {len(weights)} weights of a {cls.__name__}, {count / 1e6:.2f} M values, without {_rest(everything)}")
 
 
-def backbone_class(checkpoint: dict[str, Any], path: str) -> type[DenseBackbone]:
+def backbone_class(checkpoint: dict[str, Any], path: str) -> type[Backbone]:
     """The class of a checkpoint's backbone, by the config in the file."""
     text = checkpoint.get("meta", {}).get("cfg")
     if not isinstance(text, str):
         raise UsageError(f"{path} has no config of its training (meta.cfg); give a checkpoint that a training wrote")
     name = Config.fromstring(text, ".py").model.get("backbone", {}).get("type", "model without a backbone")
     found = MODELS.module_dict.get(str(name).rpartition(".")[2])
-    if found is None or not issubclass(found, DenseBackbone):
+    if found is None or not issubclass(found, Backbone):
         raise UsageError(f"the backbone of {path} is a {name}, which is not a backbone of this package")
     return found
 

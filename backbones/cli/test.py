@@ -17,6 +17,8 @@ from mmengine.config import Config
 from mmengine.evaluator import BaseMetric, DumpResults
 from mmengine.registry import HOOKS, METRICS
 
+from backbones.checkpoints import CheckpointError, find_weights, load_pretrained
+from backbones.checkpoints import read_checkpoint as weights_of
 from backbones.cli import _runs
 from backbones.cli._checkpoints import check_fits, read_checkpoint
 from backbones.config.lookup import registered
@@ -25,8 +27,6 @@ from backbones.datasets.find import evaluators
 from backbones.pictures.classification import ClassificationPictures
 from backbones.pictures.samples import draw_into
 from backbones.usage import UsageError, note
-from backbones.weights import CheckpointError, find_weights, load_pretrained
-from backbones.weights import read_checkpoint as weights_of
 
 SINGLE_LABEL = ("Accuracy", "SingleLabelMetric", "ConfusionMatrix")  # mmpretrain's metrics of one class per image
 

@@ -21,8 +21,8 @@ from backbones.cli._checkpoints import (
 )
 from backbones.datasets.check import check_data
 from backbones.engine.resumable import make_resumable
+from backbones.errors import SetupError
 from backbones.usage import UsageError, note
-from backbones.weights import SetupError
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -6,7 +6,7 @@ from typing import Any
 from backbones.usage import UsageError
 
 BY_HAND = (
-    "replace the backbone by dict(_delete_=True, type='backbones.RevCol', arch='tiny'), and its old channels everywhere "
+    "replace the backbone by dict(_delete_=True, type='backbones.RevCol', arch='tiny'), and its channels everywhere "
     "by the out_channels (64, 128, 256, 512 at strides 4, 8, 16, 32)"
 )
 

@@ -8,12 +8,12 @@ from mmengine.config import Config
 from mmengine.registry import MODELS
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from backbones import PlainViT
 from backbones.base import DenseBackbone
 from backbones.config.changes import BY_HAND, Change, Levels, Unsupported
 from backbones.config.probe import probe
 from backbones.config.readers import find_readers, listed
 from backbones.config.recipe import optimizer_changes, preprocessor_changes
+from backbones.dense_transformer import DenseTransformer
 
 BACKBONES = {name: cls for name, cls in MODELS.module_dict.items() if issubclass(cls, DenseBackbone)}
 LAYER_DECAY = 0.85  # default with pre-trained weights
@@ -51,7 +51,7 @@ def swap_backbone(
     given = dict(options)
     cls: Any = BACKBONES[name]
     # classifiers, and decoders for maps of equal stride, read the maps of a ViT without a pyramid
-    if issubclass(cls, PlainViT) and "pyramid" not in given and (host == "mmpretrain" or old.equal_strides):
+    if issubclass(cls, DenseTransformer) and "pyramid" not in given and (host == "mmpretrain" or old.equal_strides):
         depth, n = cls.parse_arch(given.get("arch", cls.default_arch))["depth"], len(old.channels)
         given.update(pyramid=None, taps=tuple(depth * i // n - 1 for i in range(1, n + 1)))
     with torch.device("meta"):

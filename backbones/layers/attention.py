@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
+from einops import rearrange
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
@@ -43,18 +44,17 @@ class Attention(nn.Module):
     def forward(self, x: Tensor, grid: tuple[int, int]) -> Tensor:
         q, k, v = self._project(x)
         x = self.attend(q, k, v, q.shape[-1] ** -0.5, self._bias(q, grid))
-        return self.proj(x.transpose(1, 2).flatten(2))
+        return self.proj(rearrange(x, "b h n d -> b n (h d)"))
 
     def maps(self, x: Tensor, grid: tuple[int, int]) -> Tensor:
-        """What the values are multiplied with, ``(B, h, N, N)``, queries first; :meth:`forward` never holds it."""
+        """Attention weights, ``(B, h, N, N)``, queries first; :meth:`forward` never holds them."""
         q, k, v = self._project(x)
         unit = torch.eye(x.shape[1], dtype=v.dtype, device=v.device).expand(*v.shape[:2], -1, -1)
         return self.attend(q, k, unit, q.shape[-1] ** -0.5, self._bias(q, grid))
 
     def _project(self, x: Tensor) -> tuple[Tensor, ...]:
         """Queries, keys and values, each ``(B, h, N, d)``."""
-        qkv = self.qkv(x).unflatten(2, (3, self.num_heads, -1))  # (B, N, 3, h, d)
-        return qkv.permute(2, 0, 3, 1, 4).unbind()
+        return rearrange(self.qkv(x), "b n (qkv h d) -> qkv b h n d", qkv=3, h=self.num_heads).unbind()
 
     def _bias(self, q: Tensor, grid: tuple[int, int]) -> Bias | None:
         return relative_bias(q, self.rel_pos_h, self.rel_pos_w, grid) if self.has_rel_pos else None
@@ -73,7 +73,7 @@ class Attention(nn.Module):
 
 
 def relative_bias(q: Tensor, table_h: Tensor, table_w: Tensor, grid: tuple[int, int]) -> Bias:
-    """Decomposed relative positions: what a query adds to its score with a key, by the key's row and by its column.
+    """Decomposed relative positions: the bias of a query's scores by the key's row, and by its column.
 
     The bias of a pair is ``q . R_h[row_q - row_k] + q . R_w[column_q - column_k]`` and needs no N x N tensor.
 
@@ -102,7 +102,7 @@ def fold_bias(q: Tensor, k: Tensor, scale: float, bias: Bias | None) -> tuple[Te
     Args:
         q: ``(B, h, N, d)``.
         k: ``(B, h, N, d)``.
-        scale: What the caller multiplies the products with; the bias is divided by it beforehand.
+        scale: The caller's factor of the products; the bias is divided by it beforehand.
         bias: As from :func:`relative_bias`; None returns q and k as they are.
 
     Returns:

@@ -5,10 +5,10 @@ from torch import Tensor
 
 
 def drop_path_scale(x: Tensor, rate: float) -> Tensor:
-    """Draws what a residual branch of each sample is multiplied with: 0, or 1 / (1 - rate) for the survivors.
+    """Samples the drop-path mask: 0 for a dropped branch, 1 / (1 - rate) for a kept one.
 
-    The draw is a tensor of its own rather than a module inside the branch, so that whoever recomputes the branch in
-    backward passes the same draw again and has no random state to save and restore.
+    The mask is a tensor rather than a module inside the branch, so that recomputing a branch in backward reuses the
+    mask and needs no random state.
 
     Args:
         x: Any tensor with the batch first; gives device, batch size and number of dimensions.

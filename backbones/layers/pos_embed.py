@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 import torch.nn.functional as F
+from einops import rearrange
 from torch import Tensor
 
 
@@ -14,7 +15,7 @@ def resize_pos_embed(table: Tensor, num_prefix: int, grid: tuple[int, int], new_
 
     Args:
         table: ``(1, num_prefix + h * w, C)``.
-        num_prefix: Rows in front that belong to no place; they stay as they are.
+        num_prefix: Rows of prefix tokens in front; they are not resized.
         grid: (h, w), the rows and columns of patches that the table is for.
         new_grid: (H, W), likewise for the result.
 
@@ -23,10 +24,11 @@ def resize_pos_embed(table: Tensor, num_prefix: int, grid: tuple[int, int], new_
     """
     if grid == new_grid:
         return table
-    places = table[:, num_prefix:].unflatten(1, grid).permute(0, 3, 1, 2)  # (1, C, h, w)
+    places = rearrange(table[:, num_prefix:], "b (h w) c -> b c h w", h=grid[0])
     places = places.to(torch.promote_types(table.dtype, torch.float32))
     places = F.interpolate(places, size=new_grid, mode="bicubic", align_corners=False)
-    return torch.cat([table[:, :num_prefix], places.flatten(2).transpose(1, 2).to(table.dtype)], dim=1)
+    places = rearrange(places, "b c h w -> b (h w) c").to(table.dtype)
+    return torch.cat([table[:, :num_prefix], places], dim=1)
 
 
 def sincos_pos_embed(embed_dims: int, grid: tuple[int, int], num_prefix: int) -> Tensor:

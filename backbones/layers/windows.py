@@ -3,30 +3,25 @@
 from __future__ import annotations
 
 import torch.nn.functional as F
+from einops import rearrange
 from torch import Tensor
 
 
 def window_partition(x: Tensor, grid: tuple[int, int], size: int) -> Tensor:
-    """Cuts a grid into windows; bottom and right are filled up with zeros.
+    """Cuts a grid into windows, padded with zeros at the bottom and the right.
 
-    The zeros take part in the attention as tokens: ViTDet masks nothing, and its weights were trained so.
+    The zeros take part in the attention as tokens: ViTDet has no mask, and its weights were trained that way.
 
     Shapes:
         x: ``(B, h * w, C)``; returns ``(B * windows, size * size, C)``.
     """
-    (h, w), (rows, columns) = grid, _windows(grid, size)
-    x = F.pad(x.unflatten(1, (h, w)), (0, 0, 0, columns * size - w, 0, rows * size - h))
-    x = x.view(-1, rows, size, columns, size, x.shape[-1]).transpose(2, 3)
-    return x.reshape(-1, size * size, x.shape[-1])
+    h, w = grid
+    x = F.pad(rearrange(x, "b (h w) d -> b h w d", h=h), (0, 0, 0, -w % size, 0, -h % size))
+    return rearrange(x, "b (r i) (c j) d -> (b r c) (i j) d", i=size, j=size)
 
 
 def window_unpartition(x: Tensor, grid: tuple[int, int], size: int) -> Tensor:
-    """Undoes :func:`window_partition`, filling cut off: ``(B * windows, size * size, C)`` to ``(B, h * w, C)``."""
-    (h, w), (rows, columns) = grid, _windows(grid, size)
-    x = x.view(-1, rows, columns, size, size, x.shape[-1]).transpose(2, 3)
-    x = x.reshape(-1, rows * size, columns * size, x.shape[-1])
-    return x[:, :h, :w].flatten(1, 2)
-
-
-def _windows(grid: tuple[int, int], size: int) -> tuple[int, int]:
-    return -(-grid[0] // size), -(-grid[1] // size)
+    """Undoes :func:`window_partition`, padding cut off: ``(B * windows, size * size, C)`` to ``(B, h * w, C)``."""
+    (h, w), (rows, columns) = grid, (-(-side // size) for side in grid)
+    x = rearrange(x, "(b r c) (i j) d -> b (r i) (c j) d", r=rows, c=columns, i=size)
+    return rearrange(x[:, :h, :w], "b h w d -> b (h w) d")

@@ -1,8 +1,8 @@
-"""How alike the attention maps of neighbouring blocks are, and a loss that keeps them apart.
+"""Similarity of the attention maps of neighbouring blocks, and a loss that lowers it.
 
 In deep transformers the maps of the upper blocks become the same ("attention collapse"): Zhou et al., DeepViT,
-arXiv:2103.11886, section 3. Everything here works with any backbone whose blocks attend globally. Attention never holds
-its maps, so they are made again from what the blocks were given, two blocks at a time.
+arXiv:2103.11886, section 3. Works with any trunk of global blocks. Attention never stores its maps, so they are
+computed again from the recorded inputs of the blocks, two blocks at a time.
 """
 
 from __future__ import annotations
@@ -19,15 +19,15 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from ..layers.recompute import without_statistics
-from ..vit import Block, PlainViT
+from ..trunk import Block, Trunk
 from .classifier import DenseClassifier
 
 BlockInput = tuple[Block, Tensor, tuple[int, int]]  # a block, its tokens (B, N, C), their grid
 
 
 @contextmanager
-def recorded_blocks(net: PlainViT) -> Iterator[list[BlockInput]]:
-    """Context in which a forward of ``net`` fills the list that it gives with what each block is called with.
+def recorded_blocks(net: Trunk) -> Iterator[list[BlockInput]]:
+    """Records the inputs of each block in the forwards inside this context.
 
     Raises:
         ValueError: if blocks attend in windows; their maps cannot be compared with those of other blocks.
@@ -51,14 +51,14 @@ def recorded_blocks(net: PlainViT) -> Iterator[list[BlockInput]]:
 
 
 def attention_maps(block: Block, tokens: Tensor, grid: tuple[int, int]) -> Tensor:
-    """A block's maps ``(B, h, N, N)``, queries first, as they multiply the values: re-attention included."""
+    """Attention weights of a block, ``(B, h, N, N)``, queries first, after re-attention."""
     attention: Any = block.attn
     with without_statistics(block):  # batch norms in the attention count the batch in forward
         return attention.maps(block.norm1(tokens), grid)
 
 
 def attention_similarity(maps: Tensor, others: Tensor) -> Tensor:
-    """Cosine similarity of what each token gives to all tokens: of the columns of two maps.
+    """Cosine similarity of the columns of two maps: of the weights that all tokens give to one.
 
     Args:
         maps: ``(B, h, N, N)``, queries first.
@@ -74,7 +74,7 @@ def attention_similarity(maps: Tensor, others: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def block_similarities(net: PlainViT, images: Tensor) -> Tensor:
+def block_similarities(net: Trunk, images: Tensor) -> Tensor:
     """Similarity of each block's maps to those of the block before, ``(depth - 1, B, h, N)``.
 
     Args:
@@ -88,15 +88,15 @@ def block_similarities(net: PlainViT, images: Tensor) -> Tensor:
 
 
 def similarity_ratios(similarities: Tensor, threshold: float = 0.9) -> Tensor:
-    """For each block but the first, the share of its vectors that are more alike than a threshold, ``(depth - 1,)``.
+    """Share of the similarities above a threshold, for each block but the first, ``(depth - 1,)``.
 
-    The threshold is a choice of this package, to be the same for all models that are compared.
+    The default threshold is ours; compare models at one threshold.
     """
     return (similarities > threshold).double().mean((1, 2, 3))
 
 
 def count_similar_blocks(similarities: Tensor, threshold: float = 0.9) -> int:
-    """How many blocks have more than 90 % of their vectors alike.
+    """Number of blocks with more than 90 % of their similarities above a threshold.
 
     Published, with the authors' own threshold: 5, 11 and 15 of a ViT's 16, 24 and 32 blocks; none with re-attention.
     """
@@ -106,7 +106,7 @@ def count_similar_blocks(similarities: Tensor, threshold: float = 0.9) -> int:
 def similarity_loss(inputs: list[BlockInput]) -> Tensor:
     """Mean similarity between the maps of neighbouring blocks, with gradients.
 
-    Backward makes the maps of two blocks at a time again, so that a step keeps none.
+    Backward computes the maps again, two blocks at a time, so that a step stores none.
 
     Args:
         inputs: From :func:`recorded_blocks`.

@@ -1,4 +1,4 @@
-"""The original weights of ViT and its hybrids, written by JAX, under PyTorch's (timm's) names."""
+"""The original JAX weights of ViT and its hybrids, under timm's names and in PyTorch's layouts."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 _FIRST = "embedding/kernel"
-# Steps from a path of the JAX code to a name. Numbers behind a module's name count within a block, and differ between
-# the vision_transformer repository (LayerNorm_2, MultiHeadDotProductAttention_1, MlpBlock_3) and big_vision (1, 0, 0).
+# Renaming steps from a JAX path to a name. The numbers of modules in a block differ between the vision_transformer
+# repository (LayerNorm_2, MultiHeadDotProductAttention_1, MlpBlock_3) and big_vision (1, 0, 0).
 _STEPS = (
     (r"^embedding/", "patch_embed/proj/"),
     (r"^cls$", "cls_token"),

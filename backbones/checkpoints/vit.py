@@ -1,55 +1,62 @@
-"""Fits published weights of plain vision transformers: their names, tokens and tables of positions."""
+"""Published weights of plain vision transformers: key names, prefix tokens and position tables."""
 
 from __future__ import annotations
 
 import math
 import re
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
-from .layers.pos_embed import resize_pos_embed
-from .weights import CheckpointError
-
-if TYPE_CHECKING:
-    from .vit import PlainViT
+from ..layers.pos_embed import resize_pos_embed
+from .read import CheckpointError
 
 TOKENS = ("cls_token", "dist_token")
 Grid = tuple[int, int]
 
 
+class Transformer(Protocol):
+    """A model with patches, prefix tokens and a position table: :class:`backbones.trunk.Trunk`."""
+
+    stem_name: str
+    classifier_keys: tuple[str, ...]
+    stride: int
+    token_names: tuple[str, ...]
+    pos_grid: Grid
+
+    def state_dict(self) -> dict[str, Any]: ...
+
+
 def published_vit_name(name: str) -> str:
-    """The name that :class:`PlainViT` has for a key of detectron2 (ViTDet), BEiT's segmentor or timm."""
+    """Maps a checkpoint key of detectron2 (ViTDet), BEiT's segmentor or timm to our name."""
     name = name.removeprefix("net.")
     if re.match(r"simfp_\d\.|fpn[1-4]\.", name):
         return f"pyramid.{name}"
     return re.sub(r"\.ls([12])\.gamma$", r".gamma_\1", name)
 
 
-def adapt_vit_weights(backbone: PlainViT, weights: dict[str, Tensor]) -> list[str]:
-    """Makes published weights, already under the backbone's names, fit its tokens and its grid of positions, in place.
-
-    What else the file has and the model lacks, and would be a different function, is an error that says with which
-    arguments the model has it.
+def adapt_vit_weights(model: Transformer, weights: dict[str, Tensor]) -> list[str]:
+    """Fits published weights, already under the model's names, to its tokens and its position grid, in place.
 
     Args:
-        backbone: Receives the weights.
-        weights: Names and tensors.
+        model: Receives the weights.
+        weights: Tensors by name.
 
     Returns:
-        What was changed, one sentence each.
+        The changes made, one sentence each.
 
     Raises:
         CheckpointError: for other patches, LayerScale or relative positions that the model lacks, relative positions of
-            other length, other prefix tokens, and a position table of no known grid.
+            another length, other prefix tokens, and a position table of no known grid; each names the arguments that
+            build the file's network.
     """
-    own = backbone.state_dict()
-    _check_patches(f"{backbone.stem_name}.proj.weight", weights, own, backbone.stride)
-    _check_layer_scale(weights, own)
-    _check_rel_pos(weights, own, backbone.stride)
-    return _fit_tokens(backbone, weights)
+    current = model.state_dict()
+    _check_patches(f"{model.stem_name}.proj.weight", weights, current, model.stride)
+    _check_layer_scale(weights, current)
+    _check_rel_pos(weights, current, model.stride)
+    return _fit_tokens(model, weights)
 
 
 def _check_patches(name: str, weights: Mapping[str, Tensor], own: Mapping[str, Tensor], stride: int) -> None:
@@ -99,7 +106,7 @@ def _rel_pos_grids(weights: Mapping[str, Tensor]) -> dict[int, Grid]:
     return grids
 
 
-def _fit_tokens(backbone: PlainViT, weights: dict[str, Tensor]) -> list[str]:
+def _fit_tokens(model: Transformer, weights: dict[str, Tensor]) -> list[str]:
     """Fits the prefix tokens and the position table.
 
     The table of a file whose network adds positions before it puts the class token in front (DeiT-III, big_vision) has
@@ -107,9 +114,9 @@ def _fit_tokens(backbone: PlainViT, weights: dict[str, Tensor]) -> list[str]:
     """
     if "pos_embed" not in weights:
         return []
-    ours, grid, table, notes = backbone.token_names, backbone.pos_grid, weights["pos_embed"], []
+    ours, grid, table, notes = model.token_names, model.pos_grid, weights["pos_embed"], []
     # CaiT's class token enters behind the blocks
-    theirs = tuple(name for name in TOKENS if name in weights and not name.startswith(backbone.classifier_keys))
+    theirs = tuple(name for name in TOKENS if name in weights and not name.startswith(model.classifier_keys))
     rows, table_grid = _layout(table.shape[1], len(theirs), grid)
 
     if not ours and (rows or theirs):
@@ -121,7 +128,7 @@ def _fit_tokens(backbone: PlainViT, weights: dict[str, Tensor]) -> list[str]:
     elif theirs not in ((), ours) or rows not in (0, len(ours)):
         raise CheckpointError(
             f"the file has {rows} rows of positions for prefix tokens ({', '.join(theirs) or 'none there'}) and "
-            f"{type(backbone).__name__} has {len(ours)} ({', '.join(ours)}); files with a dist_token belong to DeiT, "
+            f"{type(model).__name__} has {len(ours)} ({', '.join(ours)}); files with a dist_token belong to DeiT, "
             "files with a cls_token alone to PlainViT"
         )
     elif rows < len(ours):
@@ -131,12 +138,12 @@ def _fit_tokens(backbone: PlainViT, weights: dict[str, Tensor]) -> list[str]:
         table = resize_pos_embed(table, len(ours), table_grid, grid)
         notes.append(
             f"pos_embed was resized from {_by(table_grid)} to {_by(grid)}; "
-            f"img_size={_pixels(table_grid, backbone.stride)} keeps it as it is"
+            f"img_size={_pixels(table_grid, model.stride)} keeps it as it is"
         )
     elif grid[0] != grid[1] and (square := _square(grid[0] * grid[1])):
         notes.append(
             f"pos_embed was taken for {_by(grid)}; if it is for {_by(square)}, "
-            f"pass img_size={_pixels(square, backbone.stride)}"
+            f"pass img_size={_pixels(square, model.stride)}"
         )
     weights["pos_embed"] = table
     return notes

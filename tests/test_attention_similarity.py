@@ -11,10 +11,6 @@ from test_vit import assert_equal
 
 pytest.importorskip("mmpretrain")
 
-from mmpretrain.structures import DataSample
-
-from backbones import CaiT, CeiT, DeepViT, PlainViT
-from backbones.classification import depth
 from backbones.classification.depth import (
     attention_maps,
     attention_similarity,
@@ -24,6 +20,10 @@ from backbones.classification.depth import (
     similarity_loss,
     similarity_ratios,
 )
+from mmpretrain.structures import DataSample
+
+from backbones import CaiT, CeiT, DeepViT, PlainViT
+from backbones.classification import depth
 
 ARCH = dict(embed_dims=24, depth=3, num_heads=2)
 

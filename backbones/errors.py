@@ -1,0 +1,5 @@
+"""Errors of more than one room."""
+
+
+class SetupError(ValueError):
+    """A part given to a model (a checkpoint, a teacher) does not fit it; raised before training starts."""
