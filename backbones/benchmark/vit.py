@@ -1,9 +1,7 @@
 """Plain vision transformers against timm and against their formulas written out: memory, training, evaluation.
 
-The writings compared share everything but their blocks, and the weights.
+The compared models share their weights and all but their blocks.
 """
-
-from __future__ import annotations
 
 import argparse
 import copy
@@ -13,7 +11,10 @@ from typing import Any, cast
 import timm
 import torch
 import torch.nn.functional as F
-from _measure import (
+from torch import Tensor, nn
+
+from backbones import CaiT, DeepViT, DeiT, HybridViT, PlainViT
+from backbones.benchmark.measure import (
     Net,
     images,
     inference,
@@ -25,9 +26,6 @@ from _measure import (
     table,
     training_step,
 )
-from torch import Tensor, nn
-
-from backbones import CaiT, DeepViT, DeiT, HybridViT, PlainViT
 from backbones.cait import TalkingHeadAttention
 from backbones.deepvit import ReAttention
 from backbones.layers import Attention, Mlp
@@ -57,11 +55,8 @@ def measure(args: argparse.Namespace, device: torch.device) -> list[str]:
     return [line for part in parts for line in [*part, ""]]
 
 
-# -- the formulas written out: scores of all heads and all pairs of tokens, and ``F.linear``
-
-
 def plain_attention(attention: Attention, x: Tensor, grid: tuple[int, int]) -> Tensor:
-    """``Attention.forward`` and its subclasses', as papers and official code write them."""
+    """``Attention.forward`` and its subclasses' with the scores of all heads and token pairs, as in the papers."""
     qkv = F.linear(x, attention.qkv.weight, attention.qkv.bias).unflatten(2, (3, attention.num_heads, -1))
     q, k, v = qkv.permute(2, 0, 3, 1, 4).unbind()  # (B, h, N, d)
     scores = (q * q.shape[-1] ** -0.5) @ k.transpose(2, 3)  # (B, h, N, N)
@@ -130,9 +125,6 @@ def timm_trunk(net: PlainViT, name: str) -> Net:
         return [tokens.transpose(1, 2).unflatten(2, net.pos_grid)]
 
     return forward
-
-
-# -- what is measured
 
 
 def build(model: str, size: int, device: torch.device, depth: int | None = None, **kwargs: Any) -> PlainViT:

@@ -1,4 +1,4 @@
-"""Checks that the classes of a data set are those of the config, before any time is spent."""
+"""Checks that the classes of the data sets are those of the config."""
 
 import itertools
 import json
@@ -8,7 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from _datasets import (
+from mmengine.config import Config
+from mmengine.fileio import list_from_file
+from PIL import Image
+
+from backbones.datasets.find import (
     LOOPS,
     classes_file_of,
     dataset_class,
@@ -18,26 +22,23 @@ from _datasets import (
     prefixes,
     reads_images_by_class,
 )
-from _usage import UsageError, say
-from mmengine.config import Config
-from mmengine.fileio import list_from_file
-from PIL import Image
+from backbones.usage import UsageError, note
 
 CHECKED_MASKS = 20
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif")  # mmpretrain's
 IMAGENET_HELP = """\
-ImageNet-1k (ILSVRC 2012) is at https://image-net.org/download.php, after registration. Each class has a folder, in
-train and in val; the images for validation come without folders, to be sorted by the labels in the development kit:
+ImageNet-1k (ILSVRC 2012) is at https://image-net.org/download.php, after registration. Each class has a folder in train
+and in val; the validation images come without folders and are sorted by the labels in the development kit:
     data/imagenet/train/n01440764/*.JPEG  ...
     data/imagenet/val/n01440764/*.JPEG  ...
---data-root DIR takes any other folder of this layout, whatever its classes are."""
+--data-root DIR names another folder of this layout, with any classes."""
 
 
 def check_classes(cfg: Config, datasets: list[dict]) -> None:
-    """Refuse data sets whose classes are not those of the config's heads, or not each other's.
+    """Refuse data sets whose classes differ from those of the config's heads, or from each other's.
 
     Raises:
-        UsageError: with the names or numbers, and with the options that mend the config.
+        UsageError: with the names or numbers, and the options that correct the config.
     """
     _check_coco_classes(datasets)
     _check_image_classes(cfg, [dataset for dataset in datasets if reads_images_by_class(dataset)])
@@ -54,9 +55,9 @@ def _listed(names: list[str]) -> str:
 
 
 def _check_coco_classes(datasets: list[dict]) -> None:
-    """Refuse a COCO annotation file without all of the config's classes; mmdet would fail at the first evaluation.
+    """Refuse a COCO annotation file that lacks classes of the config; mmdet would fail at the first evaluation.
 
-    Reads the smallest file only: all files of a data set share their categories, and COCO's largest takes long.
+    Reads the smallest file only: all files of a data set share their categories, and the largest of COCO is slow.
     """
     files = {
         os.path.join(dataset.get("data_root") or "", dataset["ann_file"]): dataset
@@ -74,11 +75,11 @@ def _check_coco_classes(datasets: list[dict]) -> None:
     if lacking := [name for name in classes if name not in names]:
         raise UsageError(
             f"{smallest} has the categories {_listed(names)}, but not the config's {_listed(lacking)}. Set "
-            "metainfo.classes of every data set and num_classes of the heads; the sample data set has a config of its "
-            "own, configs/revcol_maskrcnn_sample.py"
+            "metainfo.classes of every data set and num_classes of the heads; the config of the sample data set "
+            "is densebackbones::revcol_maskrcnn_sample.py"
         )
     if ignored:
-        say(f"objects of {', '.join(ignored)} are left out: the config's classes do not contain them")
+        note(f"objects of {', '.join(ignored)} are left out: the config's classes do not contain them")
 
 
 def _segmentation_heads(model: dict) -> Iterator[tuple[str, dict]]:
@@ -89,18 +90,18 @@ def _segmentation_heads(model: dict) -> Iterator[tuple[str, dict]]:
 
 
 def _check_classes_file(model: dict, classes_file: str) -> None:
-    """Refuse heads with another number of classes than the file; mmseg would fail while training, or count wrongly."""
+    """Refuse heads with another number of classes than the file; mmseg would fail or give wrong metrics."""
     number = len(list_from_file(classes_file))
     heads = {key: head["num_classes"] for key, head in _segmentation_heads(model)}
     if wrong := [f"{key} is {given}" for key, given in heads.items() if given != number]:
         raise UsageError(
-            f"{classes_file} has {number} lines, each for a class, but {', '.join(wrong)}; "
+            f"{classes_file} has {number} lines, one per class, but {', '.join(wrong)}; "
             f"add --cfg-options {' '.join(f'{key}={number}' for key in heads)}"
         )
 
 
 def _check_masks(dataset: dict, classes_file: str) -> None:
-    """Refuse images without masks, and masks that hold anything but numbers of classes, among the first few."""
+    """Refuse missing masks and invalid mask values among the first images."""
     number = len(list_from_file(classes_file))
     root, prefix = dataset.get("data_root") or "", dataset["data_prefix"]
     images, masks = Path(root, prefix["img_path"]), Path(root, prefix["seg_map_path"])
@@ -117,18 +118,18 @@ def _check_masks(dataset: dict, classes_file: str) -> None:
         mask = np.asarray(Image.open(path))
         if mask.ndim != 2:
             raise UsageError(
-                f"{path} has {mask.shape[2]} channels; a mask has one, with the number of each pixel's class"
+                f"{path} has {mask.shape[2]} channels; a mask has one, with the class number of each pixel"
             )
         largest = mask[mask != dataset.get("ignore_index", 255)].max(initial=0)
         if largest >= number + bool(dataset.get("reduce_zero_label")):
             raise UsageError(
-                f"{path} holds the number {largest}, but {classes_file} has {number} classes, counted from 0; "
+                f"{path} holds the class number {largest}, but {classes_file} has {number} classes, counted from 0; "
                 "write 255 where a pixel has no class"
             )
 
 
 def _labels_file(dataset: dict) -> str | None:
-    """The text file with the labels of such a data set, or None where the folders tell them."""
+    """The text file with the labels of a classification data set, or None if the folders are the labels."""
     root, split = dataset.get("data_root") or "", dataset.get("split")
     if dataset.get("ann_file"):
         return os.path.join(root, dataset["ann_file"])
@@ -137,7 +138,7 @@ def _labels_file(dataset: dict) -> str | None:
 
 
 def _class_numbers(cfg: Config) -> dict[str, int]:
-    """Every number of classes that a classifier's config states, by its key."""
+    """Config key -> number of classes, for every place where a classifier's config states it."""
 
     def stated(node: Any, where: str) -> Iterator[tuple[str, int]]:
         items = node.items() if isinstance(node, dict) else enumerate(node) if isinstance(node, (list, tuple)) else ()
@@ -156,7 +157,7 @@ def _class_numbers(cfg: Config) -> dict[str, int]:
 
 
 def _class_names(dataset: dict) -> Any:
-    """The names of classes that such a data set's config states, or else its class; None for the folders' names."""
+    """The class names in a classification data set's config or, without any, in its class; None: the folders' names."""
     metainfo = dataset.get("metainfo") or {}
     if "classes" in metainfo or "classes" in dataset:
         names = metainfo.get("classes", dataset.get("classes"))
@@ -165,7 +166,7 @@ def _class_names(dataset: dict) -> Any:
 
 
 def _class_folders(folder: str, suffixes: tuple[str, ...]) -> list[str]:
-    """The names of the folders, one for each class.
+    """The names of the class folders.
 
     Raises:
         UsageError: if there are none, or some hold no image.
@@ -187,20 +188,20 @@ def _class_folders(folder: str, suffixes: tuple[str, ...]) -> list[str]:
 
 
 def _check_labels(file: str, key: str, number: int) -> None:
-    """Refuse a list of images with anything but the number of a class behind each."""
+    """Refuse a list of images with a line that does not end in a class number."""
     for index, line in enumerate(list_from_file(file), 1):
         label = line.strip().rpartition(" ")[2]
         if not label.isdecimal() or int(label) >= number:
             raise UsageError(
                 f"line {index} of {file} is {line!r}; a line is IMAGE LABEL, with a label from 0 to {number - 1} as "
-                f"{key} is {number}. Mend the file, or set the number of classes by --cfg-options"
+                f"{key} is {number}. Correct the file, or set the number of classes by --cfg-options"
             )
 
 
 def _check_image_classes(cfg: Config, datasets: list[dict]) -> None:
-    """Refuse images whose classes are not the head's, not each other's, or too few for the metric.
+    """Refuse images whose classes differ from the head's or each other's, or are too few for the metric.
 
-    The host would end in an index out of range while training, or count wrongly.
+    mmpretrain would fail with an index out of range while training, or give wrong metrics.
     """
     stated = _class_numbers(cfg)
     if not stated:  # self-supervised training reads no labels
@@ -230,7 +231,7 @@ def _check_image_classes(cfg: Config, datasets: list[dict]) -> None:
 
 
 def _check_class_numbers(cfg: Config, stated: dict[str, int], number: int, found: str) -> None:
-    """Refuse a config that anywhere states another number of classes, with all options that mend it."""
+    """Refuse a config that states another number of classes anywhere, with all options that correct it."""
     wrong = [f"{key} is {given}" for key, given in stated.items() if given != number]
     options: dict[str, int | None] = dict.fromkeys((key for key, given in stated.items() if given != number), number)
     for loop in LOOPS:

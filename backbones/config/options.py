@@ -1,4 +1,8 @@
-"""Checks ``--cfg-options`` against what the config holds and what its classes take, so that a typo is refused."""
+"""Checks ``--cfg-options`` against the config and the signatures of its classes, so that a typo is an error.
+
+Requiring ``+`` for every key that the config lacks would need no signatures, but ``randomness.seed=0`` or
+``train_dataloader.dataset.indices=8`` are common, and classes with ``**kwargs`` accept misspelt keys silently.
+"""
 
 import difflib
 import inspect
@@ -6,12 +10,13 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
-from _registry import registered
 from mmengine import registry as registries
 from mmengine.config import Config
 from mmengine.optim import OptimWrapper
 from mmengine.runner import EpochBasedTrainLoop, IterBasedTrainLoop, Runner
 from torch.utils.data import DataLoader
+
+from backbones.config.lookup import registered
 
 HELP = """change settings of the config: KEY=VALUE ..., for example train_dataloader.batch_size=4
 "train_dataloader.dataset.pipeline.2.prob=0.3" "optim_wrapper.optimizer.betas=(0.9,0.99)". A key must be in the config
@@ -20,9 +25,9 @@ the whole value KEY instead of merging into it"""
 
 
 def _arguments(function: Any) -> set[str]:
-    """Names that a function or a class's constructor takes, following ``**kwargs`` up the base classes.
+    """Argument names of a function or a constructor, following ``**kwargs`` up the base classes.
 
-    Contains ``'**'`` where any name may be given.
+    Contains ``'**'`` if any name is accepted.
     """
     owners = (
         [vars(c)["__init__"] for c in function.__mro__ if "__init__" in vars(c)]
@@ -38,7 +43,6 @@ def _arguments(function: Any) -> set[str]:
     return names | {"**"}
 
 
-# Where the classes of a config may be registered.
 REGISTRIES = [
     *(registries.MODELS, registries.DATASETS, registries.TRANSFORMS, registries.DATA_SAMPLERS, registries.TASK_UTILS),
     *(
@@ -57,10 +61,13 @@ REGISTRIES = [
     ),
 ]
 
-# Dicts without a ``type``, by where they are in the config.
-LOADER = _arguments(Runner.build_dataloader) | _arguments(DataLoader) | {"num_batch_per_epoch"} - {"dataloader", "seed"}
+# Allowed keys of the dicts without a ``type``, by their place in the config.
+LOADER = (_arguments(Runner.build_dataloader) | _arguments(DataLoader) | {"num_batch_per_epoch"}) - {
+    "dataloader",
+    "seed",
+}
 LOOP = {"by_epoch"} | (_arguments(EpochBasedTrainLoop) | _arguments(IterBasedTrainLoop)) - {"runner", "dataloader"}
-ROOT_EXTRAS = {  # read by the runner or by these tools, but no arguments of Runner
+ROOT_EXTRAS = {  # read from the config, but no arguments of Runner
     *("runner_type", "model_wrapper_cfg", "find_unused_parameters", "sync_bn", "compile"),
     *("activation_checkpointing", "efficient_conv_bn_eval"),
 }
@@ -85,7 +92,7 @@ def _registered(name: str) -> Iterator[Any]:
 
 
 def _allowed(node: dict, where: str, options: dict) -> set[str]:
-    """Keys that may be added to ``node``; contains ``'**'`` where any key may."""
+    """Keys that may be added to ``node``; contains ``'**'`` if any may."""
     kind = options.get(f"{where}.type", node.get("type"))
     classes = [] if kind is None else _registered(kind) if isinstance(kind, str) else [kind]
     allowed = set().union(*map(_arguments, classes)) or UNTYPED.get(where, set())
@@ -97,7 +104,7 @@ def _allowed(node: dict, where: str, options: dict) -> set[str]:
 
 
 def _paths(node: Any, name: str, where: str = "") -> Iterator[str]:
-    """Where else in the config a key of this name is."""
+    """Other places of a key in the config."""
     items = node.items() if isinstance(node, dict) else enumerate(node) if isinstance(node, (list, tuple)) else ()
     for key, value in items:
         here = f"{where}.{key}" if where else str(key)
@@ -107,7 +114,7 @@ def _paths(node: Any, name: str, where: str = "") -> Iterator[str]:
 
 
 def _check(cfg: dict, key: str, options: dict) -> None:
-    """Raise ``ValueError`` unless ``key`` leads to something that is used."""
+    """Raise ``ValueError`` unless ``key`` has an effect."""
     parts = key.split(".")
     if parts[0] in cfg and parts[0] not in UNTYPED[""]:
         elsewhere = [path for path in _paths(cfg, parts[0]) if not re.search(r"\.\d+\.", path)]
@@ -153,10 +160,10 @@ def merge_options(cfg: Config, options: dict[str, Any]) -> None:
 
     Args:
         cfg: The config; its default scope must be the current one.
-        options: Dotted keys and their new values; a leading ``+`` allows a key that nothing declares.
+        options: Dotted keys and their new values; a leading ``+`` allows an undeclared key.
 
     Raises:
-        ValueError: for a key that would have no effect or be refused later; it names the nearest allowed keys.
+        ValueError: for a key that has no effect or would fail later; the message names similar keys.
     """
     values = {key.lstrip("+"): value for key, value in options.items()}
     tree = cfg.to_dict()

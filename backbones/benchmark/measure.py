@@ -1,6 +1,4 @@
-"""Measuring steps of a network: time in pairs, memory exactly; and how the benchmark's pages show them."""
-
-from __future__ import annotations
+"""Measures steps of a network, time in pairs and memory exactly, and formats the results."""
 
 import platform
 import statistics
@@ -27,7 +25,7 @@ Points = Mapping[int, float]  # a size and its memory in MiB, sizes rising
 def training_step(net: Net, x: Tensor, parameters: Sequence[nn.Parameter], keep_grads: bool = False) -> Step:
     """One forward and backward of a linear function of the maps.
 
-    Gradients are dropped before the step, as optimisers do, or with ``keep_grads`` allocated now and never dropped.
+    Gradients are freed before the step, as by an optimizer, or with ``keep_grads`` allocated now and never freed.
     """
     with torch.no_grad():
         grads = [torch.randn_like(f) for f in net(x)]
@@ -54,7 +52,7 @@ def inference(net: Net, x: Tensor) -> Step:
 
 
 def peak_mib(step: Step, device: torch.device) -> float:
-    """Highest level of the device's allocator during ``step`` above its level before, in MiB."""
+    """Peak of the device's allocator during ``step`` above its level before, in MiB."""
     if device.type == "cuda":
         torch.cuda.synchronize()
         torch.cuda.reset_peak_memory_stats()
@@ -73,7 +71,7 @@ def peak_mib(step: Step, device: torch.device) -> float:
 
 
 def paired_seconds(steps: Sequence[Step], repeats: int) -> list[list[float]]:
-    """Seconds of the steps run in turn, ``repeats`` times after a first one; equal positions are pairs."""
+    """Seconds of steps that run in turn, ``repeats`` times after one warm-up; equal positions are pairs."""
     for step in steps:
         step()
     seconds: list[list[float]] = [[] for _ in steps]
@@ -88,7 +86,7 @@ def paired_seconds(steps: Sequence[Step], repeats: int) -> list[list[float]]:
 
 
 def synchronize() -> None:
-    """Waits for the GPU, if there is one."""
+    """Wait for the GPU, if there is one."""
     if torch.cuda.is_available():
         torch.cuda.synchronize()
 
@@ -106,13 +104,13 @@ def slope(points: Points) -> float:
 
 
 def table(head: Sequence[str], rows: Iterable[Sequence[str]], names: int = 1) -> list[str]:
-    """A markdown table whose first ``names`` columns are words, the others figures."""
+    """A markdown table whose first ``names`` columns hold text, the others numbers."""
     rules = ["---" if i < names else "---:" for i in range(len(head))]
     return [f"| {' | '.join(row)} |" for row in (head, rules, *rows)]
 
 
 def memory_picture(file: Path, lines: Mapping[str, Points], xlabel: str, until: int = 0) -> None:
-    """Draws memory over size on a logarithmic scale; dashed, up to ``until``, where the slope is carried on."""
+    """Draw memory over size on a logarithmic scale; the dashed part, up to ``until``, extrapolates the slope."""
     figure, axes = plt.subplots(figsize=(6.4, 4.4))
     for (name, points), marker in zip(lines.items(), "osx^v", strict=False):
         (dots,) = axes.plot(list(points), list(points.values()), marker, label=name)
@@ -134,13 +132,13 @@ def images(x: Tensor) -> str:
 
 
 def machine(device: torch.device) -> str:
-    """Names what the figures were measured on."""
+    """Processor, threads and versions of the measurement."""
     name = torch.cuda.get_device_name() if device.type == "cuda" else cpu_name()
     return f"{name}, {torch.get_num_threads()} threads, PyTorch {torch.__version__}, Python {platform.python_version()}"
 
 
 def cpu_name() -> str:
-    """The processor's name as Linux knows it."""
+    """The processor's name according to Linux."""
     cpuinfo = Path("/proc/cpuinfo")
     lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
     return next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), platform.processor())

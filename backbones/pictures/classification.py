@@ -1,30 +1,21 @@
-"""What ``--show-dir`` draws: one picture per image from the hosts' visualizers, and a classifier's mistakes together.
-
-Small images are enlarged so that boxes and labels stay readable.
-"""
+"""A classifier's confusion matrix and its most confident mistakes."""
 
 import math
-import os
 import re
 from collections.abc import Sequence
-from functools import wraps
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import cv2
 import mmcv
 import numpy as np
-from _usage import say
 from matplotlib.axes import Axes
 from matplotlib.colors import PowerNorm
 from matplotlib.figure import Figure
 from mmengine import fileio
 from mmengine.evaluator import BaseMetric
-from mmengine.structures import BaseDataElement, InstanceData, PixelData
-from mmengine.visualization import Visualizer
-from torch import Tensor
 
-MIN_LONG_SIDE = 480  # pixels
+from backbones.usage import note
+
 WRITTEN_CELLS = 30  # classes up to which the cells of a confusion matrix hold numbers
 WRITTEN_NAMES = 100  # classes up to which its rows and columns have names
 CONFUSIONS = 40  # listed beside a matrix without numbers
@@ -32,76 +23,10 @@ GRID = (4, 6)  # rows and columns of mistakes
 DPI = 100
 
 
-def _enlarge_pixels(maps: Tensor, factor: int) -> Tensor:
-    return maps.repeat_interleave(factor, -1).repeat_interleave(factor, -2)
-
-
-def _enlarge_sample(sample: BaseDataElement, factor: int) -> BaseDataElement:
-    """A copy of a data sample whose boxes, masks and label maps fit an image ``factor`` times as large."""
-    sample = sample.cpu()
-    for name, data in sample.items():
-        if isinstance(data, InstanceData):
-            data = data.clone()
-            if (boxes := data.get("bboxes")) is not None:  # a tensor, or mmdet's box class around one
-                data.set_field(getattr(boxes, "tensor", boxes) * factor, "bboxes")
-            if (masks := data.get("masks")) is not None:  # predicted: a tensor; annotated: mmdet's polygons or bitmaps
-                larger = _enlarge_pixels(masks, factor) if isinstance(masks, Tensor) else masks.rescale(factor)
-                data.set_field(larger, "masks")
-            sample.set_field(data, name)
-        elif isinstance(data, PixelData):
-            maps = {key: _enlarge_pixels(value, factor) for key, value in data.items()}
-            sample.set_field(PixelData(metainfo=data.metainfo, **maps), name)
-    return sample
-
-
-def draw_into(visualizer: Visualizer, folder: str) -> None:
-    """Make a host's visualizer draw on images of at least ``MIN_LONG_SIDE`` pixels, into ``folder``."""
-    if hasattr(visualizer, "visualize_cls"):
-        _draw_classes_into(visualizer, folder)
-    else:
-        _draw_objects_into(visualizer, folder)
-
-
-def _draw_classes_into(visualizer: Any, folder: str) -> None:
-    """For mmpretrain. A picture lies in a folder named as its image's: images of two classes may have the same name."""
-    draw = visualizer.visualize_cls
-
-    @wraps(draw)
-    def draw_large(image: np.ndarray, data_sample: Any, **kwargs: Any) -> None:
-        if "img_path" in data_sample:
-            path = Path(data_sample.img_path)
-            kwargs["out_file"] = os.path.join(folder, path.parent.name, path.name)
-            image = np.ascontiguousarray(image[..., ::-1])  # files are read as BGR; the visualizer takes RGB
-        kwargs.setdefault("rescale_factor", max(1, math.ceil(MIN_LONG_SIDE / max(image.shape[:2]))))
-        if classes := (visualizer.dataset_meta or {}).get("classes"):
-            kwargs.setdefault("classes", readable_names(classes))
-        draw(image, data_sample, **kwargs)
-
-    visualizer.visualize_cls = draw_large
-
-
-def _draw_objects_into(visualizer: Visualizer, folder: str) -> None:
-    """For mmdet and mmseg."""
-    draw = visualizer.add_datasample
-
-    @wraps(draw)
-    def draw_large(name: str, image: np.ndarray, data_sample: Any = None, *args: Any, **kwargs: Any) -> None:
-        factor = math.ceil(MIN_LONG_SIDE / max(image.shape[:2]))
-        if factor > 1 and data_sample is not None:
-            image = cv2.resize(image, None, fx=factor, fy=factor, interpolation=cv2.INTER_CUBIC)
-            data_sample = _enlarge_sample(data_sample, factor)
-        if data_sample is not None:  # mmdet names the file; mmseg would number it, in a folder of its own
-            kwargs.setdefault("out_file", os.path.join(folder, os.path.basename(data_sample.img_path)))
-        draw(name, image, data_sample, *args, **kwargs)
-
-    visualizer.add_datasample = draw_large
-
-
-# ------------------------------------------------------------------------------------------------------ classification
 class Guess(NamedTuple):
-    """What a classifier said of an image."""
+    """A classifier's prediction for an image."""
 
-    path: str  # empty if the image comes from no file of its own
+    path: str  # empty if the image has no file of its own
     label: int  # the true one
     guess: int
     score: float
@@ -111,11 +36,11 @@ class ClassificationPictures(BaseMetric):
     """Writes ``confusion_matrix.png`` and ``mistakes.png``; measures nothing.
 
     Args:
-        folder: Where to.
-        classes: Names, or None for numbers.
+        folder: Folder of the pictures.
+        classes: Class names, or None for numbers.
     """
 
-    default_prefix = "pictures"  # mmengine wants one
+    default_prefix = "pictures"  # mmengine warns without one
 
     def __init__(self, folder: str, classes: Sequence[str] | None) -> None:
         super().__init__()
@@ -129,7 +54,7 @@ class ClassificationPictures(BaseMetric):
             self.results.append(Guess(sample.get("img_path", ""), int(sample["gt_label"]), int(guess), float(score)))
 
     def compute_metrics(self, results: list[tuple]) -> dict[str, float]:
-        """Draw; no metrics come of it."""
+        """Draw the pictures; returns no metrics."""
         from mmpretrain.evaluation import ConfusionMatrix
 
         guesses = [Guess(*result) for result in results]  # mmengine makes plain tuples of them
@@ -140,12 +65,12 @@ class ClassificationPictures(BaseMetric):
         if all(g.path for g in guesses):
             draw_mistakes(guesses, names).savefig(self.folder / "mistakes.png", dpi=DPI)
         else:
-            say("--show-dir: the data set has no image files, so there is no mistakes.png")
+            note("--show-dir: the data set has no image files, so there is no mistakes.png")
         return {}
 
 
 def readable_names(classes: Sequence[str]) -> list[str]:
-    """Short names of classes; for ImageNet's 1000 folders, which are numbers of WordNet, what they stand for."""
+    """Short class names; for the 1000 folders of ImageNet, which are WordNet numbers, the words."""
     if len(classes) == 1000 and all(re.fullmatch(r"n\d{8}", name) for name in classes):
         from mmpretrain.datasets.categories import IMAGENET_CATEGORIES
 
@@ -155,12 +80,12 @@ def readable_names(classes: Sequence[str]) -> list[str]:
 
 
 def draw_confusion_matrix(counts: np.ndarray, names: Sequence[str]) -> Figure:
-    """The picture of a confusion matrix: colours are shares of a row, in per cent.
+    """Draw a confusion matrix; colours are shares of a row, in per cent.
 
     Args:
         counts: Images by true class (rows) and predicted class (columns).
-        names: Of the classes. Up to ``WRITTEN_CELLS`` cells hold count and share; for more the largest confusions are
-            listed beside the matrix.
+        names: Class names. Up to ``WRITTEN_CELLS`` of them, cells hold count and share; beyond, the largest confusions
+            are listed beside the matrix.
     """
     n, totals = len(names), counts.sum(1)
     shares = 100 * counts / np.maximum(totals, 1)[:, None]
@@ -201,7 +126,7 @@ def _list_confusions(axis: Axes, counts: np.ndarray, shares: np.ndarray, names: 
 
 
 def draw_mistakes(guesses: Sequence[Guess], names: Sequence[str]) -> Figure:
-    """A grid of the mistakes with the highest scores: above an image what was predicted, below what is true."""
+    """Draw a grid of the mistakes with the highest scores: predictions above the images, true classes below."""
     mistakes = sorted((g for g in guesses if g.guess != g.label), key=lambda g: -g.score)
     shown = mistakes[: math.prod(GRID)]
     rows = max(1, math.ceil(len(shown) / GRID[1]))

@@ -1,6 +1,4 @@
-"""RevCol: what the memory modes save and cost, and what writing it channels last brings."""
-
-from __future__ import annotations
+"""RevCol: memory and time of the memory modes, and the speed of the channels-last layout."""
 
 import argparse
 from collections.abc import Sequence
@@ -8,7 +6,10 @@ from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
-from _measure import (
+from torch import Tensor, nn
+
+from backbones import RevCol
+from backbones.benchmark.measure import (
     MIB,
     images,
     inference,
@@ -20,9 +21,6 @@ from _measure import (
     table,
     training_step,
 )
-from torch import Tensor, nn
-
-from backbones import RevCol
 from backbones.layers import linear
 
 HEADING = "RevCol"
@@ -39,9 +37,6 @@ def measure(args: argparse.Namespace, device: torch.device) -> list[str]:
     return [line for part in parts for line in [*part, ""]]
 
 
-# -- RevCol's equations written plainly: NCHW maps, layer norm spelled out, nothing fused or folded
-
-
 def nchw_layer_norm(x: Tensor, norm: nn.LayerNorm) -> Tensor:
     """Layer norm over dimension 1."""
     mean = x.mean(1, keepdim=True)
@@ -51,7 +46,7 @@ def nchw_layer_norm(x: Tensor, norm: nn.LayerNorm) -> Tensor:
 
 
 def nchw_conv(x: Tensor, conv: nn.Conv2d) -> Tensor:
-    """The module's convolution, on NCHW."""
+    """The module's convolution on NCHW maps."""
     return F.conv2d(x, conv.weight, conv.bias, conv.stride, conv.padding, groups=conv.groups)
 
 
@@ -64,7 +59,11 @@ def nchw_block(x: Tensor, block: Any) -> Tensor:
 
 
 def nchw_revcol(net: RevCol, x: Tensor) -> list[Tensor]:
-    """The levels of the last column, from the same parameters as ``net``'s own forward."""
+    """RevCol's equations written plainly, without fused or folded operations, with the parameters of ``net``.
+
+    Returns:
+        The levels of the last column.
+    """
     conv, norm = cast(Any, net.stem)
     stem = nchw_layer_norm(nchw_conv(x, conv), norm)
     previous: list[Tensor] | None = None
@@ -85,11 +84,8 @@ def nchw_revcol(net: RevCol, x: Tensor) -> list[Tensor]:
     return previous
 
 
-# -- memory and time
-
-
 def speed(args: argparse.Namespace, device: torch.device, x: Tensor) -> list[str]:
-    """The channels-last writing against the plain one, and what compiling and bfloat16 add."""
+    """The channels-last layout against the plain equations, also compiled and in bfloat16."""
     net = RevCol("tiny").to(device)
     with torch.no_grad():
         for a, b in zip(net.eval()(x), nchw_revcol(net, x), strict=True):
