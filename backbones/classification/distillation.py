@@ -167,7 +167,7 @@ class DistilledClassifier(DenseClassifier):
         return self._teacher[0]
 
     def init_weights(self) -> None:
-        """Initialises the student and builds the teacher, so that a teacher that does not fit is refused before training."""
+        """Initialises the student and builds the teacher, which is refused before training if it does not fit."""
         super().init_weights()
         _ = self.teacher
 
