@@ -11,7 +11,7 @@ from conftest import SHARED
 from mmengine.config import Config
 from mmengine.optim import build_optim_wrapper
 from mmengine.registry import MODELS, init_default_scope
-from test_vit import assert_equal
+from official import assert_equal
 from tool_runs import ROOT, losses, run
 from torch import nn
 
