@@ -1,7 +1,7 @@
 """The COCO configs: they parse, build, and have the published recipes and sizes."""
 
 import pytest
-from configs_of import build, count, gmacs, optimizer_settings, read
+from config_models import build, count, gmacs, optimizer_settings, read
 
 CASCADE = {  # published: millions of parameters, GFLOPs (multiply-accumulates) at 1280x800
     "revcol": (88, 741),

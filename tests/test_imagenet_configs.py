@@ -9,7 +9,7 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from configs_of import build, count, model_settings, names, optimizer_settings, read
+from config_models import build, count, model_settings, names, optimizer_settings, read
 from conftest import SHARED
 from mmengine.config import Config
 from mmengine.optim import build_optim_wrapper

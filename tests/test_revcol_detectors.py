@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from configs_of import build, count, gmacs, optimizer_settings, path, read
+from config_models import build, build_on_meta, count, gmacs, optimizer_settings, path, read
 from mmdet.datasets import Objects365V2Dataset
 from mmengine.config import Config
 from test_tools import PIPELINE

@@ -4,12 +4,12 @@ import json
 import math
 from pathlib import Path
 
-import configs_of
+import config_models
 import cv2
 import numpy as np
 import pytest
 import torch
-from configs_of import count, gmacs
+from config_models import count, gmacs
 from conftest import ROOT
 from mmengine.config import Config
 from tool_runs import verb
@@ -22,17 +22,17 @@ pytestmark = [  # notes of mmseg's on what the recipes ask for
     pytest.mark.filterwarnings("ignore:The draw is False:UserWarning"),
 ]
 
-CONFIGS = [name.removesuffix("_upernet_ade20k") for name in configs_of.names("*_upernet_ade20k")]
+CONFIGS = [name.removesuffix("_upernet_ade20k") for name in config_models.names("*_upernet_ade20k")]
 REVCOLS = [name for name in CONFIGS if name.startswith("revcol")]
 VITS = [name for name in CONFIGS if "it" in name]
 
 
 def read(name: str) -> Config:
-    return configs_of.read(f"{name}_upernet_ade20k")
+    return config_models.read(f"{name}_upernet_ade20k")
 
 
 def build(name: str) -> nn.Module:
-    return configs_of.build(f"{name}_upernet_ade20k")
+    return config_models.build(f"{name}_upernet_ade20k")
 
 
 # ------------------------------------------------------------------------------------------------------------ recipes
@@ -183,7 +183,7 @@ def test_published_batch_norms_are_frozen_and_new_ones_are_not(name):
 
 # ---------------------------------------------------------------------------------------------------------- optimiser
 def settings(name: str) -> dict[str, tuple[float, float]]:
-    return configs_of.optimizer_settings(f"{name}_upernet_ade20k")
+    return config_models.optimizer_settings(f"{name}_upernet_ade20k")
 
 
 @pytest.mark.parametrize(

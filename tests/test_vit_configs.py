@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from configs_of import build, count, names, optimizer_settings, path, read
+from config_models import build, count, names, optimizer_settings, path, read
 from tool_runs import verb
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm

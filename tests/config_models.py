@@ -36,7 +36,7 @@ def model_settings(name: str) -> dict:
 def build_on_meta(settings: dict, scope: str) -> nn.Module:
     init_default_scope(scope)
     with torch.device("meta"):
-        return MODELS.build(settings)
+        return MODELS.build(settings).eval()
 
 
 @cache
