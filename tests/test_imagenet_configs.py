@@ -330,6 +330,7 @@ def small(name: str) -> dict:
 
 
 @pytest.mark.parametrize("name", CONFIGS)
+@pytest.mark.slow
 def test_one_step_reaches_all_parameters(name):
     init_default_scope("mmpretrain")
     model = MODELS.build(small(name)).train()
@@ -374,6 +375,7 @@ def flowers(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.parametrize("name", ["revcol_imagenet", "deit-distilled_imagenet", "vit_imagenet"])
+@pytest.mark.slow
 def test_trains_and_evaluates(name, flowers, tmp_path):
     options = {
         "model.head.num_classes": 5,

@@ -188,12 +188,14 @@ def trained(images, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return work_dir
 
 
+@pytest.mark.slow
 def test_training_gives_losses_of_normalised_pixels(trained):
     (curve,) = losses(trained)
     assert list(curve) == [1, 2, 3, 4]
     assert all(0.5 < loss < 3 for loss in curve.values())  # 1 is that of a prediction of 0
 
 
+@pytest.mark.slow
 def test_a_checkpoint_starts_the_detector_s_backbone(trained):
     cfg = Config.fromfile(ROOT / "configs" / "vit_maskrcnn_coco.py").model.backbone
     cfg.update(arch=BACKBONE["arch"], global_blocks=(1,), img_size=64)

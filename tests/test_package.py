@@ -9,6 +9,8 @@ from pathlib import Path
 import pytest
 from tool_runs import ROOT, SITES
 
+pytestmark = pytest.mark.slow
+
 SOURCES = ("backbones", "configs", "setup.py", "pyproject.toml", "MANIFEST.in", "README.md")
 OPTIONAL = ("LICENSE", "CHANGELOG.md", "CITATION.cff", "model-index.yml")
 

@@ -15,7 +15,10 @@ from test_tools import PIPELINE
 from tool_runs import losses, run
 from torch import nn
 
-pytestmark = pytest.mark.filterwarnings("ignore:The arguments `dropout` in MultiheadAttention:DeprecationWarning")
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.filterwarnings("ignore:The arguments `dropout` in MultiheadAttention:DeprecationWarning"),
+]
 
 OBJECTS365, COCO, RTMDET = "revcol-huge_dino_objects365", "revcol-huge_dino_coco", "revcol_rtmdet_coco"
 RTMDET_S = "mmdet::rtmdet/rtmdet_s_8xb32-300e_coco.py"

@@ -21,6 +21,8 @@ from backbones.datasets.move import set_data_root
 from backbones.pictures import curves
 from backbones.usage import UsageError
 
+pytestmark = pytest.mark.slow
+
 CONFIG = ROOT / "configs" / "revcol_maskrcnn_coco.py"
 PIPELINE = "train_dataloader.dataset.pipeline.3.transforms"
 SMALL = {  # the COCO config with a tiny model, tiny images and three epochs of eight images

@@ -294,6 +294,7 @@ OF_CONFIG = {
 
 
 @pytest.mark.parametrize("name", ["revcol", "revcol-huge", *VITS])
+@pytest.mark.slow
 def test_trains_and_evaluates(name, ade, tmp_path):
     names = {"experiment_name": tmp_path.name, "visualizer.name": tmp_path.name}  # mmengine keeps one of each name
     options = [f"{key}={value}" for key, value in {**SMALL, **OF_CONFIG[name], **names}.items()]

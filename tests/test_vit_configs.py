@@ -229,6 +229,7 @@ def train(family: str, work_dir: Path, *arguments) -> tuple[dict[int, float], di
 
 
 @pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.slow
 def test_trains_evaluates_and_resumes(family, data, tmp_path):
     whole, resumed = tmp_path / f"{family}-whole", tmp_path / f"{family}-resumed"
     losses, metrics = train(family, whole, "--data-root", data)
