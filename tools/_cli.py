@@ -41,8 +41,11 @@ def load_config(args: argparse.Namespace) -> Config:
     os.environ.setdefault("LOCAL_RANK", str(args.local_rank))
     try:
         cfg = Config.fromfile(args.config)
-    except (FileNotFoundError, ModuleNotFoundError) as error:
-        raise UsageError(f"{args.config} cannot be read: {error}") from error
+    except (FileNotFoundError, ImportError) as error:
+        reason: BaseException = error
+        while isinstance(reason.__context__, ImportError):  # mmengine lists sys.path instead of the missing module
+            reason = reason.__context__
+        raise UsageError(f"{args.config} cannot be read: {reason}") from error
     init_default_scope(cfg.get("default_scope", "mmengine"))
     cfg.launcher = args.launcher
     if args.data_root:
