@@ -71,7 +71,7 @@ def settings(name: str) -> dict[str, tuple[float, float]]:
 def test_dino_has_the_backbone_of_the_classifier_and_differs_between_the_stages_in_the_classes_only():
     first, second = build(OBJECTS365), build(COCO)
     assert parameters(first.backbone) == parameters(second.backbone) == 2_154_713_400  # as published
-    # OneDL's decoder embeds reference boxes in 4 * 256 channels, upstream's in 2 * 256: 256 * 512 weights of ref_point_head
+    # OneDL's decoder embeds reference boxes in 1024 channels, upstream's in 512: 256 * 512 weights of ref_point_head
     counts = {1024: (2_182_303_183, 2_181_717_508), 512: (2_182_172_111, 2_181_586_436)}
     embedded = first.decoder.ref_point_head.layers[0].in_features
     assert (parameters(first), parameters(second)) == counts[embedded]
