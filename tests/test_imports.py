@@ -1,6 +1,6 @@
 """Rules of import between the parts of the package, and the cost of importing it.
 
-- ``layers`` and ``reversible`` import torch, einops and layers only; ``families``, ``usage`` and ``errors`` the
+- ``layers`` and ``reversible`` import torch, einops and layers; ``families``, ``usage`` and ``errors`` only the
   standard library.
 - The backbones (``base``, ``trunk``, ``pyramid``, the family files), ``checkpoints``, ``engine`` and ``registry`` import
   no host, and nothing of the rooms below.

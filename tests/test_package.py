@@ -70,7 +70,8 @@ def test_metadata_version_and_verbs(installed, tmp_path):
 
 def test_configs_are_where_mim_looks_and_serve_as_bases(installed, tmp_path):
     (tmp_path / "mine.py").write_text(
-        '_base_ = __import__("backbones").config_path("revcol_maskrcnn_coco.py")\nmodel = dict(backbone=dict(arch="small"))\n'
+        '_base_ = __import__("backbones").config_path("revcol_maskrcnn_coco.py")\n'
+        'model = dict(backbone=dict(arch="small"))\n'
     )
     code = (
         "from mmengine.config import Config; from mmengine.utils import get_installed_path; import pathlib;"
