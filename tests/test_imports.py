@@ -2,8 +2,8 @@
 
 - ``layers`` and ``reversible`` import torch, einops and layers.
 - ``families``, ``usage`` and ``errors`` import the standard library.
-- The backbones (``base``, ``trunk``, ``pyramid``, the family files), ``checkpoints``, ``engine`` and ``registry`` import
-  no host and nothing of the rooms below.
+- The backbones (``base``, ``trunk``, ``pyramid``, the family files), ``checkpoints``, ``engine`` and ``registry``
+  import no host and nothing of the rooms below.
 - ``classification`` may import mmpretrain, but none of the rooms below.
 - ``config``, ``datasets``, ``pictures``, ``benchmark`` and ``zoo`` may import hosts and each other, but not ``cli``.
 - Only ``cli`` may import everything.
