@@ -16,7 +16,7 @@ OPTIONAL = ("LICENSE", "CHANGELOG.md", "CITATION.cff", "model-index.yml")
 
 
 def call(*arguments, cwd: Path) -> str:
-    clean = {key: value for key, value in os.environ.items() if not key.startswith(("PYTHON", "PIP_"))}
+    clean = {key: value for key, value in os.environ.items() if key != "PYTHONPATH" and not key.startswith("PIP_")}
     result = subprocess.run(
         [*map(str, arguments)],
         cwd=cwd,
