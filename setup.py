@@ -1,34 +1,43 @@
-"""Package metadata. The versions of both OpenMMLab families stand here and nowhere else; tools/env.sh reads them."""
+"""Builds the package; its metadata is in pyproject.toml."""
 
-from setuptools import find_packages, setup
+import runpy
+import shutil
+from pathlib import Path
 
-# The maintained fork (default) and the frozen original have the same import names: install one of them, never both.
-ONEDL = [
-    "onedl-mmcv==2.3.6",
-    "onedl-mmengine==0.10.12",
-    "onedl-mmdetection==3.5.1",
-    "onedl-mmsegmentation==1.4.2",
-    "onedl-mmpretrain==1.3.6",
-]
-OPENMMLAB = [
-    "mmcv==2.1.0",
-    "mmengine==0.10.7",
-    "mmdet==3.3.0",
-    "mmsegmentation==1.2.2",
-    "mmpretrain==1.2.0",
-    "ftfy",  # imported by mmsegmentation 1.2.2, missing from its requirements
-    "regex",  # likewise
-    "numpy<2",
-    "setuptools<81",  # mmengine imports pkg_resources
-]
-DEV = ["matplotlib", "pyright", "pytest", "ruff", "timm"]
+from setuptools import setup
+from setuptools.command.build_py import build_py
+
+ROOT = Path(__file__).parent.resolve()
+FAMILIES = runpy.run_path(str(ROOT / "backbones" / "families.py"))  # the package itself imports mmengine
+DEV = ["build", "matplotlib", "pyright", "pytest", "pytest-xdist", "ruff", "timm"]
+DOCS = ["mkdocs-material", "mkdocstrings[python]"]
+
+
+class BuildWithConfigs(build_py):
+    """Adds the configs and their index as ``backbones/.mim``, the folder of OpenMMLab's packages that mim reads.
+
+    A wheel gets copies, an editable installation links to the checkout.
+    """
+
+    def run(self) -> None:
+        super().run()
+        mim = (ROOT if self.editable_mode else Path(self.build_lib)) / "backbones" / ".mim"
+        shutil.rmtree(mim, ignore_errors=True)
+        mim.mkdir(parents=True)
+        for source in (ROOT / "configs", ROOT / "model-index.yml"):
+            if self.editable_mode:
+                (mim / source.name).symlink_to(source)
+            elif source.is_dir():
+                shutil.copytree(source, mim / source.name, ignore=shutil.ignore_patterns("__pycache__"))
+            elif source.is_file():
+                shutil.copy(source, mim)
+
 
 setup(
-    name="densebackbones",
-    version="0.1.0",
-    description="Dense-prediction backbones for mmdet, mmseg and mmpretrain",
-    packages=find_packages(include=["backbones", "backbones.*"]),
-    python_requires=">=3.10",
-    install_requires=["einops", "numpy", "packaging", "safetensors", "torch"],
-    extras_require={"onedl": ONEDL, "openmmlab": OPENMMLAB, "dev": DEV},
+    extras_require={
+        **{family: list(pins) for family, pins in FAMILIES["REQUIREMENTS"].items()},
+        "dev": DEV,
+        "docs": DOCS,
+    },
+    cmdclass={"build_py": BuildWithConfigs},
 )

@@ -9,6 +9,7 @@ check_families()  # before mmengine is imported: two families write into the sam
 
 from .cait import CaiT  # noqa: E402
 from .ceit import CeiT  # noqa: E402
+from .config.shipped import config_path  # noqa: E402
 from .deepvit import DeepViT  # noqa: E402
 from .engine import DenseLayerDecayOptimWrapperConstructor  # noqa: E402
 from .hybrid_vit import HybridViT  # noqa: E402
@@ -28,4 +29,5 @@ __all__ = [
     "RevCol",
     "SimpleFeaturePyramid",
     "__version__",
+    "config_path",
 ]

@@ -10,7 +10,9 @@ from pathlib import Path
 import pytest
 import torch
 from mmengine.logging import MMLogger
-from tool_runs import ROOT, command, load
+from tool_runs import ROOT, command
+
+from backbones import cli
 
 SHARED = Path(os.environ.get("DENSEBACKBONES_SHARED", ROOT.parent / "shared"))
 
@@ -56,13 +58,10 @@ def data(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
 
 @pytest.fixture
 def fail(capsys):
-    """Runs a tool that must end with status 2, and gives what it says."""
+    """Runs a verb that must end with status 2, and gives its error message."""
 
-    def fail_(tool: str, *arguments) -> str:
-        module = load(tool)
-        with pytest.raises(SystemExit) as exit_:
-            module.run(module.main, module.parse_args([str(argument) for argument in arguments]))
-        assert exit_.value.code == 2
+    def fail_(verb: str, *arguments) -> str:
+        assert cli.run(verb, list(map(str, arguments))) == 2
         message = capsys.readouterr().err
         assert message.count("error: ") == 1
         return message.partition("error: ")[2]

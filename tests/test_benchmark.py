@@ -1,17 +1,13 @@
 """tools/benchmark.py: what it compares with is the same function, and it rewrites only what it measured."""
 
 import re
-import sys
 
 import pytest
 import torch
-from conftest import ROOT
+from tool_runs import verb
 
 from backbones import CaiT, DeepViT, DeiT, PlainViT
-
-sys.path.insert(0, str(ROOT / "tools"))
-import _bench_vit
-import benchmark
+from backbones.benchmark import vit
 
 ARCH = dict(embed_dims=48, depth=3, num_heads=4)
 
@@ -27,8 +23,8 @@ ARCH = dict(embed_dims=48, depth=3, num_heads=4)
     ids=["softmax", "relative positions in windows", "talking heads", "re-attention"],
 )
 def test_formulas_written_out_are_the_blocks(cls, kwargs):
-    net = _bench_vit.draw_weights(cls(ARCH, img_size=(64, 96), **kwargs)).double().train()
-    plain = _bench_vit.written_out(net)
+    net = vit.draw_weights(cls(ARCH, img_size=(64, 96), **kwargs)).double().train()
+    plain = vit.written_out(net)
     x = torch.randn(2, 3, 64, 96, dtype=torch.float64)
     ours, theirs = net(x), plain(x)
     grads = [torch.randn_like(f) for f in ours]
@@ -50,24 +46,20 @@ def test_section_is_measured_and_the_others_stay(monkeypatch, tmp_path):
         "DeiT-S": (PlainViT, arch, "deit_tiny_patch16_224"),
         "DeiT-S distilled": (DeiT, arch, "deit_tiny_distilled_patch16_224"),
     }
-    monkeypatch.setattr(_bench_vit, "MODELS", models)
+    monkeypatch.setattr(vit, "MODELS", models)
     page = tmp_path / "BENCHMARKS.md"
     kept = "## RevCol\n\nAs it was.\n\n### Memory\n\n| 1 |\n"
     page.write_text(f"# Benchmarks\n\n{kept}\n## Plain vision transformers\n\nFormer figures.\n")
-    monkeypatch.setattr(sys, "argv", ["benchmark.py", "vit", "--size=32", "--repeats=1", f"--out={tmp_path}"])
-    benchmark.main()
+    verb("benchmark", "vit", "--size=32", "--repeats=1", f"--out={tmp_path}")
     text = page.read_text()
     assert kept in text
     assert "Former" not in text
     assert re.findall("^## .*", text, flags=re.MULTILINE) == ["## RevCol", "## Plain vision transformers"]
-    assert f"Written by `python tools/benchmark.py vit --size=32 --repeats=1 --out={tmp_path}` on " in text
+    assert f"Written by `densebackbones benchmark vit --size=32 --repeats=1 --out={tmp_path}` on " in text
     rows = [line.split(" | ")[0].removeprefix("| ") for line in text.splitlines() if line.startswith("| ")]
     assert [rows.count(model) for model in models] == [4, 3, 4, 1]
     assert (tmp_path / "vit_memory.png").stat().st_size > 10_000
 
 
-def test_unknown_sections_are_named(monkeypatch, capsys):
-    monkeypatch.setattr(sys, "argv", ["benchmark.py", "vti"])
-    with pytest.raises(SystemExit):
-        benchmark.main()
-    assert "no section ['vti']; choose from ['revcol', 'vit']" in capsys.readouterr().err
+def test_unknown_sections_are_named(fail):
+    assert "no section ['vti']; choose from ['revcol', 'vit']" in fail("benchmark", "vti")

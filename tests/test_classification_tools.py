@@ -10,13 +10,19 @@ import cv2
 import numpy as np
 import pytest
 import torch
+from backbones.weights import load_pretrained
 from conftest import SHARED
 from mmengine.config import Config
 from mmengine.registry import MODELS, init_default_scope
 from PIL import Image
-from tool_runs import ROOT, load, losses, run
+from tool_runs import ROOT, losses, run
 
 from backbones.checkpoints import load_pretrained
+from backbones.config.hosts import config_folder
+from backbones.config.options import merge_options
+from backbones.datasets.check import check_data
+from backbones.datasets.move import set_data_root
+from backbones.pictures import classification
 
 pytest.importorskip("mmpretrain")
 
@@ -123,25 +129,26 @@ def test_evaluation_gives_top1_dump_confusion_matrix_mistakes_and_pictures(train
     assert metrics == {"accuracy/top1": pytest.approx(np.trace(counts)), "accuracy/top5": 100}
 
     # the pictures are, pixel by pixel, those of the dumped predictions
-    module = load("_pictures")
-    matrix = module.draw_confusion_matrix(counts, CLASSES)
+    matrix = classification.draw_confusion_matrix(counts, CLASSES)
     cells = {text.get_position(): text.get_text() for text in matrix.axes[0].texts}
     assert cells == {(j, i): f"{counts[i, j]}\n{5 * counts[i, j]} %" for i, j in np.argwhere(counts)}
     assert [label.get_text() for label in matrix.axes[0].get_yticklabels()] == [f"{name} (20)" for name in CLASSES]
     assert matrix.axes[0].get_title() == f"top-1 {np.trace(counts):.2f} % of 100 images"
 
     guesses = [
-        module.Guess(p["img_path"], int(p["gt_label"]), int(p["pred_score"].argmax()), float(p["pred_score"].max()))
+        classification.Guess(
+            p["img_path"], int(p["gt_label"]), int(p["pred_score"].argmax()), float(p["pred_score"].max())
+        )
         for p in predictions
     ]
     wrong = sorted((g for g in guesses if g.guess != g.label), key=lambda g: -g.score)
-    mistakes = module.draw_mistakes(guesses, CLASSES)
+    mistakes = classification.draw_mistakes(guesses, CLASSES)
     titles = [axis.get_title() for axis in mistakes.axes]
     assert titles == [f"{CLASSES[g.guess]} {g.score:.2f}" for g in wrong[:24]]
     assert [axis.texts[0].get_text() for axis in mistakes.axes] == [f"true: {CLASSES[g.label]}" for g in wrong[:24]]
     np.testing.assert_array_equal(mistakes.axes[0].images[0].get_array(), cv2.imread(wrong[0].path)[..., ::-1])
     for name, figure in {"confusion_matrix": matrix, "mistakes": mistakes}.items():
-        figure.savefig(tmp_path / f"{name}.png", dpi=module.DPI)
+        figure.savefig(tmp_path / f"{name}.png", dpi=classification.DPI)
         written, expected = cv2.imread(str(pictures / f"{name}.png")), cv2.imread(str(tmp_path / f"{name}.png"))
         np.testing.assert_array_equal(written, expected)
 
@@ -162,18 +169,16 @@ def test_evaluation_gives_top1_dump_confusion_matrix_mistakes_and_pictures(train
 
 
 def test_names_are_short_and_those_of_imagenet_words():
-    module = load("_pictures")
-    assert module.readable_names(["a, b", "c" * 30]) == ["a", "c" * 22 + "..."]
+    assert classification.readable_names(["a, b", "c" * 30]) == ["a", "c" * 22 + "..."]
     wordnet = [f"n{i:08}" for i in range(1000)]
-    assert module.readable_names(wordnet)[:2] == ["tench", "goldfish"]
-    assert module.readable_names(wordnet[:2]) == wordnet[:2]
+    assert classification.readable_names(wordnet)[:2] == ["tench", "goldfish"]
+    assert classification.readable_names(wordnet[:2]) == wordnet[:2]
 
 
 def test_matrix_of_many_classes_lists_the_largest_confusions(tmp_path):
-    module = load("_pictures")
     counts = np.diag(np.full(1000, 45))
     counts[7, 9], counts[3, 1], counts[9, 7] = 20, 5, 30
-    figure = module.draw_confusion_matrix(counts, [str(i) for i in range(1000)])
+    figure = classification.draw_confusion_matrix(counts, [str(i) for i in range(1000)])
     matrix, listed = figure.axes[0], figure.axes[1]
     assert len(matrix.texts) == 0
     assert [re.split(r" {2,}", line.strip()) for line in listed.texts[0].get_text().splitlines()[3:]] == [
@@ -181,14 +186,16 @@ def test_matrix_of_many_classes_lists_the_largest_confusions(tmp_path):
         ["20", "31 %", "7 -> 9"],
         ["5", "10 %", "3 -> 1"],
     ]
-    figure.savefig(tmp_path / "matrix.png", dpi=module.DPI)
+    figure.savefig(tmp_path / "matrix.png", dpi=classification.DPI)
     height, width, _ = cv2.imread(str(tmp_path / "matrix.png")).shape
     assert width > height > 1000  # a pixel for each class
 
 
 def test_no_mistakes_is_said():
-    module = load("_pictures")
-    assert module.draw_mistakes([module.Guess("", 1, 1, 0.9)], ["a", "b"]).get_suptitle() == "0 mistakes in 1 images"
+    assert (
+        classification.draw_mistakes([classification.Guess("", 1, 1, 0.9)], ["a", "b"]).get_suptitle()
+        == "0 mistakes in 1 images"
+    )
 
 
 def test_published_file_is_evaluated_as_it_is(fixtures, tmp_path):
@@ -322,7 +329,7 @@ def test_head_of_other_classes_is_refused_and_reset_on_demand(trained, config, d
 
     result = run("train", config, "--reset-head", *shared)
     assert result.returncode == 0, result.stderr
-    assert f"initialised anew: {shapes}" in result.stderr
+    assert f"initialised: {shapes}" in result.stderr
     assert "size mismatch" not in result.stdout + result.stderr
     before = torch.load(trained / "epoch_1.pth", weights_only=False)["state_dict"]
     after = torch.load(tmp_path / "work" / "epoch_1.pth", weights_only=False)["state_dict"]
@@ -346,7 +353,7 @@ def test_reset_head_is_for_classifiers(tmp_path, sample, fail):
 
 def test_config_without_validation_is_refused(tmp_path, fail):
     torch.save({"state_dict": {}}, tmp_path / "empty.pth")
-    message = fail("test", ROOT / "configs" / "revcol-base_imagenet-22k.py", tmp_path / "empty.pth")
+    message = fail("test", ROOT / "configs" / "revcol-base_pretrain_imagenet-22k.py", tmp_path / "empty.pth")
     assert "has no test_dataloader" in message
 
 
@@ -360,7 +367,7 @@ def test_teacher_of_other_classes_is_refused_before_training(flowers, tmp_path):
     assert "Traceback" not in result.stderr
 
 
-STOCK = load("_hosts").config_folder("mmpretrain") / "resnet" / "resnet18_8xb32_in1k.py"
+STOCK = config_folder("mmpretrain") / "resnet" / "resnet18_8xb32_in1k.py"
 FOLDERS = [f"{loop}_dataloader.dataset.metainfo.classes=None" for loop in ("train", "val", "test")]
 
 
@@ -376,12 +383,9 @@ def test_other_number_of_classes_is_refused_with_the_options_that_mend_it(
 
     cfg = Config.fromfile(config)
     init_default_scope(cfg.default_scope)
-    load("_options").merge_options(
-        cfg, {key: None if value == "None" else int(value) for key, value in (o.split("=") for o in options)}
-    )
-    module = load("_data")
-    module.set_data_root(cfg, str(drawn))
-    module.check_data(cfg, ("train", "val", "test"))
+    merge_options(cfg, {key: None if value == "None" else int(value) for key, value in (o.split("=") for o in options)})
+    set_data_root(cfg, str(drawn))
+    check_data(cfg, ("train", "val", "test"))
 
 
 def spoil(root: Path, how: str) -> None:

@@ -10,9 +10,12 @@ from conftest import ROOT
 from mmengine.config import Config
 from mmengine.optim import build_optim_wrapper
 from mmengine.registry import MODELS, init_default_scope
-from tool_runs import load, run
+from tool_runs import TOOLS, run, verb
 
 from backbones import RevCol
+from backbones.config.hosts import find_config
+from backbones.config.swap import BACKBONES
+from backbones.config.write import render
 
 # of the hosts' own code
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning", "ignore::DeprecationWarning", "ignore::FutureWarning")
@@ -27,8 +30,7 @@ def write(tmp_path, capsys):
 
     def write_(config: str, backbone: str, *arguments: object) -> tuple[Path, str]:
         out = tmp_path / "new" / "config.py"
-        tool = load("drop_in")
-        tool.main(tool.parse_args([config, "--backbone", backbone, *map(str, arguments), "-o", str(out)]))
+        verb("drop-in", config, "--backbone", backbone, *arguments, "-o", out)
         return out, capsys.readouterr().out
 
     return write_
@@ -44,7 +46,7 @@ def model_of(cfg: Config) -> torch.nn.Module:
 def test_written_config_is_the_difference_and_the_diff_says_why(write):
     path, printed = write(RETINANET, "RevCol", "--arch", "tiny")
     assert path.read_text() == (
-        '"""retinanet_r50_fpn_1x_coco with RevCol; made by tools/drop_in.py."""\n\n'
+        '"""retinanet_r50_fpn_1x_coco with RevCol; written by densebackbones drop-in."""\n\n'
         '_base_ = "mmdet::retinanet/retinanet_r50_fpn_1x_coco.py"\n'
         "model = dict(\n"
         '    backbone=dict(_delete_=True, type="backbones.RevCol", arch="tiny", out_indices=(1, 2, 3)),\n'
@@ -58,10 +60,10 @@ def test_written_config_is_the_difference_and_the_diff_says_why(write):
     )
     diff, _, last = printed.rstrip().rpartition("\n\n")
     assert f"```\n{diff}\n```" in (ROOT / "README.md").read_text()
-    assert last == f"{path} is written: python tools/train.py {path}"
+    assert last == f"wrote {path}; to train it: densebackbones train {path}"
     cfg = Config.fromfile(path)
     assert cfg.model.backbone == dict(type="backbones.RevCol", arch="tiny", out_indices=(1, 2, 3))
-    assert cfg.model.bbox_head == Config.fromfile(load("_hosts").find_config(RETINANET)).model.bbox_head
+    assert cfg.model.bbox_head == Config.fromfile(find_config(RETINANET)).model.bbox_head
     assert cfg.optim_wrapper.optimizer == dict(type="AdamW", lr=1e-4, weight_decay=0.05)
 
 
@@ -90,7 +92,7 @@ def test_ones_own_config_stays_the_base(tmp_path, write):
 
 def test_lists_are_written_whole(write):
     path, _ = write("mmdet::dyhead/atss_r50_fpn_dyhead_1x_coco.py", "RevCol")
-    stock = Config.fromfile(load("_hosts").find_config("mmdet::dyhead/atss_r50_fpn_dyhead_1x_coco.py")).model.neck
+    stock = Config.fromfile(find_config("mmdet::dyhead/atss_r50_fpn_dyhead_1x_coco.py")).model.neck
     fpn, dyhead = Config.fromfile(path).model.neck
     assert fpn == {**stock[0], "in_channels": [128, 256, 512], "start_level": 0}
     assert dyhead == stock[1]
@@ -98,7 +100,7 @@ def test_lists_are_written_whole(write):
 
 def test_long_values_are_broken_into_lines_that_say_the_same():
     value = {"a.b": [dict(type="X", betas=(0.9,), text="it's", deep=dict(n=None, xs=list(range(40))))] * 2, "c": -1e-5}
-    text = load("drop_in").render(value)
+    text = render(value)
     assert eval(text) == value
     assert max(map(len, text.splitlines())) <= 120
     assert text.count("\n") > 40
@@ -163,7 +165,7 @@ def test_readers_get_the_channels_of_what_they_read(config, backbone, expected, 
 
 def test_backbone_options_and_weights(tmp_path, write):
     weights = tmp_path / "ceit_tiny.pth"
-    net = load("_swap").BACKBONES["CeiT"]("tiny")
+    net = BACKBONES["CeiT"]("tiny")
     torch.save({"model": net.state_dict()}, weights)
     path, printed = write(
         RETINANET,
@@ -237,9 +239,9 @@ def test_optimizer_is_adamw_at_the_configs_batch_size(config, optimizer, custom_
 @pytest.mark.parametrize(
     ("config", "answer"),
     [
-        ("mmdet3d::x/y.py", "names the host 'mmdet3d'; it must be one of mmdet, mmseg, mmpretrain"),
-        ("nothing.py", "there is no config nothing.py; stock configs are named like"),
-        ("mmdet::retinanet/retinanet_r50_fpn_1x.py", f"retinanet_r50_fpn_1x.py; near it: {RETINANET}"),
+        ("mmdet3d::x/y.py", "names the host 'mmdet3d'; allowed are mmdet, mmseg, mmpretrain, densebackbones"),
+        ("nothing.py", "; stock configs have names like mmdet::"),
+        ("mmdet::retinanet/retinanet_r50_fpn_1x.py", f"retinanet_r50_fpn_1x.py; similar: {RETINANET}"),
         ("mmdet::faster_rcnn/faster-rcnn_r50-caffe_c4-1x_coco.py", "roi_head: it reads the backbone without a neck"),
         ("mmdet::detectors/htc_r50-rfp_1x_coco.py", "neck: RFP holds a second backbone.\nBy hand: start from"),
         ("mmdet::rtmdet/rtmdet_tta.py", "model: it has no backbone that could be exchanged"),
@@ -249,7 +251,7 @@ def test_optimizer_is_adamw_at_the_configs_batch_size(config, optimizer, custom_
     ],
 )  # fmt: skip
 def test_config_it_cannot_handle_is_refused_with_the_part(config, answer, tmp_path, fail):
-    assert answer in fail("drop_in", config, "--backbone", "RevCol", "-o", tmp_path / "new.py")
+    assert answer in fail("drop-in", config, "--backbone", "RevCol", "-o", tmp_path / "new.py")
     assert not (tmp_path / "new.py").exists()
 
 
@@ -258,19 +260,19 @@ def test_config_it_cannot_handle_is_refused_with_the_part(config, answer, tmp_pa
     [
         (["--arch", "tinny"], "RevCol: unknown arch 'tinny' of RevCol; choose from ['tiny',"),
         (["--options", "colums=3"], "RevCol: RevCol.__init__() got an unexpected keyword argument 'colums'"),
-        (["--layer-decay", "1.5"], "--layer-decay is 1.5; it must lie in (0, 1]"),
+        (["--layer-decay", "1.5"], "--layer-decay is 1.5; it must be in (0, 1]"),
         (["--pretrained", "no.pth"], "--pretrained: there is no file no.pth"),
         (["-o", "new.yaml"], "a config with a _base_ is a Python file"),
     ],
 )
 def test_wrong_argument_is_refused(arguments, answer, tmp_path, fail):
-    message = fail("drop_in", RETINANET, "--backbone", "RevCol", "-o", tmp_path / "new.py", *arguments)
+    message = fail("drop-in", RETINANET, "--backbone", "RevCol", "-o", tmp_path / "new.py", *arguments)
     assert answer in message
 
 
 def test_nothing_is_overwritten(tmp_path, fail):
     (tmp_path / "mine.py").write_text("precious = 1\n")
-    message = fail("drop_in", RETINANET, "--backbone", "RevCol", "-o", tmp_path / "mine.py")
+    message = fail("drop-in", RETINANET, "--backbone", "RevCol", "-o", tmp_path / "mine.py")
     assert "exists and is left alone" in message
     assert (tmp_path / "mine.py").read_text() == "precious = 1\n"
 
@@ -278,7 +280,7 @@ def test_nothing_is_overwritten(tmp_path, fail):
 def test_pure_python_configs_are_refused(tmp_path, fail):
     lazy = tmp_path / "lazy.py"
     lazy.write_text("from mmengine.config import read_base\nwith read_base():\n    from .other import *\n")
-    assert "pure-Python style" in fail("drop_in", lazy, "--backbone", "RevCol", "-o", tmp_path / "new.py")
+    assert "pure-Python style" in fail("drop-in", lazy, "--backbone", "RevCol", "-o", tmp_path / "new.py")
 
 
 def test_weights_that_do_not_fit_are_refused_by_the_check(tmp_path, fail):
@@ -287,12 +289,12 @@ def test_weights_that_do_not_fit_are_refused_by_the_check(tmp_path, fail):
         tmp_path / "w.pth",
     )
     arguments = ("--arch", "tiny", "--pretrained", tmp_path / "w.pth", "--check", "-o", tmp_path / "new.py")
-    assert "and RevCol differ in the shapes of" in fail("drop_in", RETINANET, "--backbone", "RevCol", *arguments)
+    assert "and RevCol differ in the shapes of" in fail("drop-in", RETINANET, "--backbone", "RevCol", *arguments)
 
 
 def test_as_a_command(tmp_path):
     result = run("drop_in", UPERNET, "--backbone", "RevCol", "--arch", "tiny", "--check", "-o", tmp_path / "upernet.py")
     assert result.returncode == 0, result.stderr
-    assert f"{tmp_path}/upernet.py is written: python tools/train.py {tmp_path}/upernet.py" in result.stdout
+    assert f"wrote {tmp_path}/upernet.py; to train it: python {TOOLS}/train.py {tmp_path}/upernet.py" in result.stdout
     assert "EncoderDecoder with" in result.stdout.splitlines()[-1]
     assert (tmp_path / "upernet.py").is_file() and ROOT not in (tmp_path / "upernet.py").parents

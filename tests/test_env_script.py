@@ -23,10 +23,14 @@ WHEEL = f"{MMCV}-{TAG}-{TAG}-linux_x86_64.whl"
 @pytest.fixture
 def checkout(tmp_path):
     root = tmp_path / "checkout"
-    for name in ("setup.py", "pyproject.toml", "tools/env.sh", "tools/env_check.py", "backbones/families.py"):
+    for name in (
+        *("setup.py", "pyproject.toml", "README.md", "tools/env.sh", "tools/env_check.py"),
+        "backbones/families.py",
+    ):
         (root / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(ROOT / name, root / name)
-    (root / "backbones" / "__init__.py").touch()
+    (root / "configs").mkdir()
+    (root / "backbones" / "__init__.py").write_text('__version__ = "0.1.0"\n')
     return root
 
 

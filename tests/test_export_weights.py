@@ -5,7 +5,7 @@ import torch
 from mmengine.config import Config
 from mmengine.registry import MODELS, init_default_scope
 from test_hosts import SMALL, VIT
-from tool_runs import load, run
+from tool_runs import run, verb
 
 pytest.importorskip("mmpretrain")
 
@@ -50,8 +50,7 @@ def trained(request, tmp_path):
 def test_round_trip_is_exact(trained, layout, format_, tmp_path):
     name, arguments, checkpoint, expected = trained
     out = tmp_path / f"backbone.{format_}"
-    result = load("export_weights")
-    result.main(result.parse_args([str(checkpoint), "-o", str(out), "--layout", layout, "--format", format_]))
+    verb("export-weights", checkpoint, "-o", out, "--layout", layout, "--format", format_)
     net = MODELS.build(dict(type=name, **arguments)).eval()
     report = load_pretrained(net, out)
     assert report.complete
@@ -80,12 +79,14 @@ def test_a_classifiers_checkpoint_starts_a_detectors_backbone(trained):
 def test_what_cannot_be_exported_is_refused(tmp_path, fail):
     bare = tmp_path / "bare.pth"
     torch.save({"state_dict": {"backbone.x": torch.zeros(1)}}, bare)
-    assert "has no config of its training" in fail("export_weights", bare, "-o", tmp_path / "out.pth")
+    assert "has no config of its training" in fail("export-weights", bare, "-o", tmp_path / "out.pth")
     stock = "model = dict(backbone=dict(type='ResNet'))"
     torch.save({"state_dict": {"backbone.x": torch.zeros(1)}, "meta": dict(cfg=stock)}, bare)
-    assert "is a ResNet, which is none of this package" in fail("export_weights", bare, "-o", tmp_path / "out.pth")
+    assert "is a ResNet, which is not a backbone of this package" in fail(
+        "export-weights", bare, "-o", tmp_path / "out.pth"
+    )
     (tmp_path / "out.pth").touch()
-    assert "exists and is left alone" in fail("export_weights", bare, "-o", tmp_path / "out.pth")
+    assert "exists and is left alone" in fail("export-weights", bare, "-o", tmp_path / "out.pth")
 
 
 def test_pyramid_stays_behind_in_the_official_layout(tmp_path):

@@ -1,20 +1,19 @@
 """Every backbone in the hosts' stock configs: the table of docs/HOSTS.md, cell by cell."""
 
 import re
-import sys
 
 import pytest
 from conftest import ROOT
 from mmengine.registry import MODELS
-from tool_runs import load
 
 from backbones.base import DenseBackbone
+from backbones.cli.drop_in import load_stock
+from backbones.config.swap import swap_backbone
+from backbones.config.trial import try_model
+from backbones.config.write import delta
 
 # of the hosts' own code
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning", "ignore::DeprecationWarning", "ignore::FutureWarning")
-
-drop_in = load("drop_in")
-swap = sys.modules["_swap"]
 
 VIT = dict(embed_dims=48, depth=4, num_heads=2)
 SMALL = {
@@ -46,12 +45,12 @@ def test_table_has_every_backbone_and_host():
 
 @pytest.mark.parametrize(("config", "backbone"), CELLS, ids=lambda name: name.partition("/")[2] or name)
 def test_pair_trains_and_predicts(config, backbone):
-    cfg = drop_in.load_stock(config)
-    changes = swap.swap_backbone(cfg, backbone, dict(arch=SMALL.get(backbone, VIT)))
+    cfg = load_stock(config)
+    changes = swap_backbone(cfg, backbone, dict(arch=SMALL.get(backbone, VIT)))
     others = {change.key for change in changes if not change.key.startswith(("model.", "optim_wrapper.", "data_pre"))}
     assert others <= {"param_scheduler"}
-    cfg.merge_from_dict(drop_in.delta(cfg, changes))
+    cfg.merge_from_dict(delta(cfg, changes))
     net = MODELS.build({key: value for key, value in cfg.model.backbone.items() if key != "init_cfg"})
     assert net.strides == CELLS[config, backbone]
-    seen = drop_in.check(cfg, 256 if "dino" in config else 64)
+    seen = try_model(cfg, 256 if "dino" in config else 64)
     assert re.search(r"loss \d+\.\d+ on noise, .* prediction is a (Det|Seg|)DataSample", seen)

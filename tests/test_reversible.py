@@ -1,16 +1,15 @@
 """Memory modes: the gradients are those of ordinary autograd, and memory follows the stated law."""
 
 import os
-import runpy
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 import torch
-from conftest import ROOT
 
 from backbones import RevCol
+from backbones.benchmark.measure import MIB, peak_mib
 from backbones.reversible import AUTO_BOUND, predicted_error
 
 ARCH = dict(channels=(8, 12, 16, 20), depths=(1, 2, 1, 1), num_columns=5)
@@ -173,8 +172,7 @@ def test_predicted_error_counts_the_columns_between_kept_ones():
 def peak_bytes(net, x):
     """Peak of the CPU allocator above its level before a step, gradients already allocated; the benchmark's measure."""
     backward(net, x)
-    measure = runpy.run_path(str(ROOT / "tools" / "_measure.py"))
-    return measure["peak_mib"](lambda: backward(net, x), torch.device("cpu")) * measure["MIB"]
+    return peak_mib(lambda: backward(net, x), torch.device("cpu")) * MIB
 
 
 @pytest.mark.filterwarnings("ignore:.*Profiler clears events")  # one cycle, nothing to clear

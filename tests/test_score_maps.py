@@ -1,18 +1,14 @@
 """Attention with maps mixed over the heads: the textbook's numbers, without a whole map ever being in memory."""
 
-import sys
 from copy import deepcopy
 
 import pytest
 import torch
 import torch.nn.functional as F
-from conftest import ROOT
 from torch import nn
 
+from backbones.benchmark.measure import MIB, peak_mib
 from backbones.layers import re_attention, score_maps, talking_heads
-
-sys.path.insert(0, str(ROOT / "tools"))
-from _measure import MIB, peak_mib
 
 B, H, N, D, QD = 3, 4, 10, 5, 7  # queries and keys are longer than values
 ROW = H * N * 8  # bytes of one query's scores in float64

@@ -14,7 +14,12 @@ import pytest
 import torch
 from mmengine.config import Config
 from mmengine.registry import init_default_scope
-from tool_runs import ROOT, command, environment, load, losses, run, run_without
+from tool_runs import ROOT, command, environment, losses, run, run_without
+
+from backbones.config.options import merge_options
+from backbones.datasets.move import set_data_root
+from backbones.pictures import curves
+from backbones.usage import UsageError
 
 CONFIG = ROOT / "configs" / "revcol_maskrcnn_coco.py"
 PIPELINE = "train_dataloader.dataset.pipeline.3.transforms"
@@ -81,6 +86,7 @@ def test_classification_says_that_it_needs_mmpretrain(tmp_path):
     result = run_without("mmpretrain", "train", ROOT / "configs" / "revcol_imagenet.py", "--work-dir", tmp_path)
     assert result.returncode == 2
     assert "revcol_imagenet.py cannot be read: mmpretrain is not installed" in result.stderr
+    assert "Traceback" not in result.stderr
 
 
 # ------------------------------------------------------------------------------------------------ train, kill, resume
@@ -141,8 +147,7 @@ def test_plot_run_joins_runs_and_prints_the_metrics(trained, tmp_path):
     }.items():  # killed while writing; resumed after epoch 1
         (tmp_path / name / "vis_data").mkdir(parents=True)
         (tmp_path / name / "vis_data" / "scalars.json").write_text("\n".join(lines))
-    plot_run = load("plot_run")
-    training, evaluations = plot_run.split(plot_run.read_runs(tmp_path))
+    training, evaluations = curves.split(curves.read_runs(tmp_path))
     assert {record["step"]: record["loss"] for record in training} == losses(trained)[0]
     assert len(training) == 12
     assert [record["iteration"] for record in evaluations] == [12]
@@ -154,13 +159,12 @@ def test_plot_run_joins_runs_and_prints_the_metrics(trained, tmp_path):
     assert cv2.imread(str(tmp_path / "curves.png")).shape == (960, 960, 3)
 
 
-def test_plot_run_draws_several_runs_over_each_other(trained, tmp_path):
-    plot_run = load("plot_run")
-    run_ = plot_run.split(plot_run.read_runs(trained))
+def test_plot_run_draws_several_runs_over_each_other(trained, tmp_path, monkeypatch):
+    run_ = curves.split(curves.read_runs(trained))
     later = [{**record, "loss": record["loss"] + 1} for record in run_[0]], run_[1]
     figures = []
-    plot_run.finish = lambda figure, out: figures.append(figure)
-    plot_run.draw_beside({"one": run_, "two": later}, tmp_path / "curves.png")
+    monkeypatch.setattr(curves, "finish", lambda figure, out: figures.append(figure))
+    curves.draw_beside({"one": run_, "two": later}, tmp_path / "curves.png")
     loss, *metrics = figures[0].axes
     assert [line.get_label() for line in loss.lines] == ["one", "two"]
     one, two = (line.get_ydata() for line in loss.lines)
@@ -181,16 +185,15 @@ def test_plot_run_draws_several_runs_over_each_other(trained, tmp_path):
     assert f"{tmp_path} holds no log of a training run" in result.stderr
 
 
-def test_plot_run_of_a_folder_without_runs_is_an_error(tmp_path, capsys):
-    assert load("plot_run").main([str(tmp_path)]) == 2
-    assert "holds no log of a training run" in capsys.readouterr().err
+def test_plot_run_of_a_folder_without_runs_is_an_error(tmp_path, fail):
+    assert "holds no log of a training run" in fail("plot", tmp_path)
 
 
 # ------------------------------------------------------------------------------------------- errors before time is lost
 def test_error_is_a_message_and_status_2_without_traceback():
     result = run("train", "configs/nothing.py")
     assert (result.returncode, result.stdout) == (2, "")
-    assert result.stderr.splitlines()[-1].startswith("error: there is no config file configs/nothing.py")
+    assert result.stderr.splitlines()[-1].startswith("error: there is no config configs/nothing.py")
     assert "Traceback" not in result.stderr
 
 
@@ -202,7 +205,7 @@ def test_missing_data_shows_the_tree_the_source_and_the_sample(tool, trained, tm
     for path in ["annotations/instances_val2017.json", "val2017"] + ["train2017"] * (tool == "train"):
         assert re.search(rf"{tmp_path}/{path} +<- missing", message)
     assert "https://cocodataset.org/#download" in message
-    assert "python tools/make_sample_coco.py data/sample_coco" in message
+    assert "densebackbones sample-data data/sample_coco" in message
 
 
 def test_data_of_other_classes_is_refused(sample, tmp_path, fail):
@@ -225,6 +228,7 @@ def test_data_of_other_classes_is_refused(sample, tmp_path, fail):
             "train_dataloader.dataset.pipeline.9.prob=0",
             "'train_dataloader.dataset.pipeline' is a list; name one of its entries, 0 to 4",
         ),
+        ("train_dataloader.seed=0", "'train_dataloader' has no 'seed'"),  # set by the runner
         ("model.backbone.arch.depths=1,1,1,1", "add model.backbone.arch._delete_=True to replace it"),
     ],
 )
@@ -233,7 +237,6 @@ def test_wrong_option_is_refused_with_what_is_allowed(option, answer, data, tmp_
 
 
 def test_legal_options_are_merged():
-    options_module = load("_options")
     cfg = Config.fromfile(CONFIG)
     init_default_scope(cfg.default_scope)
     changes = {
@@ -247,7 +250,7 @@ def test_legal_options_are_merged():
         "randomness.seed": 0,
         "+model.test_cfg.rcnn.new": 1,  # declared nowhere
     }
-    options_module.merge_options(cfg, changes)
+    merge_options(cfg, changes)
     for key, value in changes.items():
         node = cfg
         for part in key.lstrip("+").split("."):
@@ -277,7 +280,7 @@ def test_resume_without_a_whole_checkpoint_is_refused(trained, data, tmp_path, f
     torch.save({"state_dict": torch.load(trained / "epoch_3.pth", weights_only=False)["state_dict"]}, weights)
     assert "is not a checkpoint of a training run" in fail("train", *arguments, "--resume", weights)
     (tmp_path / "last_checkpoint").write_text("/elsewhere/epoch_1.pth")
-    assert "names /elsewhere/epoch_1.pth, which is not there" in fail("train", *arguments, "--resume")
+    assert "names /elsewhere/epoch_1.pth, which does not exist" in fail("train", *arguments, "--resume")
 
 
 def test_what_only_the_built_model_shows_is_refused_too(trained, data, tmp_path):
@@ -289,7 +292,7 @@ def test_what_only_the_built_model_shows_is_refused_too(trained, data, tmp_path)
         "neck.lateral_convs.0.conv.weight (file (16, 8, 1, 1), model (8, 8, 1, 1))": (
             *("test", CONFIG, last, *shared, *options(**{"model.neck.out_channels": 8})),
         ),
-        "the optimiser state in": ("train", CONFIG, "--resume", last, *shared, *options(**default)),
+        "the optimizer state in": ("train", CONFIG, "--resume", last, *shared, *options(**default)),
         "unknown arch 'tinny'": ("train", CONFIG, *shared, "--cfg-options", "model.backbone.arch=tinny"),
     }.items():
         result = run(*arguments)
@@ -324,8 +327,7 @@ def test_data_root_reaches_every_data_set_and_evaluator():
             test_evaluator=dict(type="Evaluator", metrics=[dict(ann_file="data/coco//annotations/v.json")]),
         )
     )
-    data_sets = load("_data")
-    data_sets.set_data_root(cfg, "data/coco/mini")  # inside the old folder: must not be moved twice
+    set_data_root(cfg, "data/coco/mini")  # inside the old folder: must not be moved twice
     moved = dict(coco, data_root="data/coco/mini")
     expected = dict(ann_file="data/coco/mini/annotations/t.json", data_prefix=dict(img="data/coco/mini/train2017"))
     assert cfg.train_dataloader.dataset.dataset.dataset.datasets == [moved, expected]
@@ -334,7 +336,5 @@ def test_data_root_reaches_every_data_set_and_evaluator():
     assert cfg.test_evaluator.metrics[0].ann_file == "data/coco/mini/annotations/v.json"
 
     cfg.val_evaluator = dict(type="CocoMetric", ann_file="elsewhere/v.json")
-    with pytest.raises(
-        data_sets.UsageError, match=r"val_evaluator reads elsewhere/v\.json, outside the data sets' folders"
-    ):
-        data_sets.set_data_root(cfg, "other")
+    with pytest.raises(UsageError, match=r"val_evaluator reads elsewhere/v\.json, outside the data sets' folders"):
+        set_data_root(cfg, "other")

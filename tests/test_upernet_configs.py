@@ -13,7 +13,7 @@ from conftest import ROOT
 from mmengine.config import Config
 from mmengine.optim import build_optim_wrapper
 from mmengine.registry import MODELS, init_default_scope
-from tool_runs import load
+from tool_runs import verb
 from torch import nn
 from torch.nn.modules.batchnorm import SyncBatchNorm, _BatchNorm
 from torch.utils.flop_counter import FlopCounterMode
@@ -316,9 +316,8 @@ def test_trains_and_evaluates(name, ade, tmp_path):
         options.append(
             "train_dataloader.batch_size=2"
         )  # one image would do on several GPUs, where batch norm is theirs
-    module = load("train")
-    arguments = [ROOT / "configs" / f"{name}_upernet_ade20k.py", "--data-root", ade, "--work-dir", tmp_path]
-    module.main(module.parse_args([*map(str, arguments), "--cfg-options", *options]))
+    config = ROOT / "configs" / f"{name}_upernet_ade20k.py"
+    verb("train", config, "--data-root", ade, "--work-dir", tmp_path, "--cfg-options", *options)
     (file,) = tmp_path.glob("*/vis_data/scalars.json")
     *training, evaluation = map(json.loads, file.read_text().splitlines())
     assert [record["step"] for record in training] == [1, 2]

@@ -10,7 +10,7 @@ from conftest import ROOT
 from mmengine.config import Config
 from mmengine.optim import build_optim_wrapper
 from mmengine.registry import MODELS, init_default_scope
-from tool_runs import load
+from tool_runs import verb
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
@@ -245,14 +245,11 @@ OF_FAMILY = {
 
 
 def train(family: str, work_dir: Path, *arguments) -> tuple[dict[int, float], dict[str, float]]:
-    """Runs tools/train.py in this process; returns {iteration: loss} and the metrics of the evaluation at the end."""
+    """Trains in this process; returns {iteration: loss} and the metrics of the evaluation at the end."""
     names = {"experiment_name": work_dir.name, "visualizer.name": work_dir.name}  # mmengine keeps one of each name
     options = [f"{key}={value}" for key, value in {**SMALL, **OF_FAMILY[family], **names}.items()]
-    module = load("train")
     config = path(f"{family}_maskrcnn_coco")
-    module.main(
-        module.parse_args([*map(str, (config, *arguments)), "--work-dir", str(work_dir), "--cfg-options", *options])
-    )
+    verb("train", config, *arguments, "--work-dir", work_dir, "--cfg-options", *options)
     (file,) = work_dir.glob("*/vis_data/scalars.json")
     records = [json.loads(line) for line in file.read_text().splitlines()]
     losses = {record["step"]: record["loss"] for record in records if "loss" in record}

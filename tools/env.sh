@@ -26,7 +26,6 @@ case $family in
         exit 2
         ;;
 esac
-mmcv_version=$(sed -n "s/.*\"$mmcv==\([^\"]*\)\".*/\1/p" "$root/setup.py")
 
 say() { echo "env: $*"; }
 fail() { # fail WHAT REMEDY...
@@ -159,7 +158,7 @@ install_mmcv() {
 
 # ---- nothing to do? ---------------------------------------------------------------------------------------------------
 
-inputs=$family-$(cat "$root/setup.py" "${BASH_SOURCE[0]}" "$check" | sha256sum | cut -c 1-16)
+inputs=$family-$(cat "$root"/{setup.py,pyproject.toml,backbones/families.py} "${BASH_SOURCE[0]}" "$check" | sha256sum | cut -c 1-16)
 if [ "$(cat "$stamp" 2>/dev/null)" = "$inputs" ] && reason=$("$py" "$check" all "$family" 2>&1); then
     say "$venv is ready ($family)"
     exit
@@ -175,6 +174,7 @@ python=$py
 [ -e "$py" ] || [ -L "$py" ] || python=$(pick_python)
 python_tag=$("$python" -c 'import sys; assert sys.version_info >= (3, 10); print("cp%d%d" % sys.version_info[:2])' 2>/dev/null) ||
     fail "$venv is no working environment of Python 3.10 or newer" "Start over: rm -rf $venv"
+mmcv_version=$("$python" "$check" version "$mmcv")
 if [ -e "$py" ]; then
     reason=$("$py" "$check" family "$family") || fail "$reason" "Name the FAMILY that is there, or start over: rm -rf $venv"
 fi

@@ -8,6 +8,7 @@ It runs before anything is installed, so it imports other packages only where th
     env_check.py packages FAMILY       is that so, and is all there that package, family and dev tools require?
     env_check.py all FAMILY            packages and mmcv
     env_check.py requirements FAMILY   prints what that is, less torch and mmcv
+    env_check.py version DISTRIBUTION  prints the version of a host that the family requires
     env_check.py wheel-key             prints what a compiled mmcv depends on, in one word
 
 Exit status: 0 yes, 1 no; the reason is printed.
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
 
 ROOT = Path(__file__).resolve().parent.parent
 OLDEST_TORCH = (2, 4)
+FAMILIES = runpy.run_path(str(ROOT / "backbones" / "families.py"))  # the package itself imports mmengine
 
 
 def release(text: str) -> tuple[int, int]:
@@ -43,11 +45,8 @@ def check_family(family: str) -> None:
     Raises:
         ImportError: naming what is.
     """
-    families = runpy.run_path(
-        str(ROOT / "backbones" / "families.py")
-    )  # not imported: the package itself needs its hosts
-    families["check_families"]()
-    for other, dists in families["installed_families"]().items():
+    FAMILIES["check_families"]()
+    for other, dists in FAMILIES["installed_families"]().items():
         if other != family:
             names = ", ".join(f"{name} {version}" for name, version in dists.items())
             raise ImportError(f"family {family} is wanted, but {sys.prefix} holds packages of {other}: {names}")
@@ -136,7 +135,9 @@ def wheel_key() -> str:
 def main() -> None:
     """Answers one question."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=["torch", "mmcv", "family", "packages", "all", "requirements", "wheel-key"])
+    parser.add_argument(
+        "what", choices=["torch", "mmcv", "family", "packages", "all", "requirements", "version", "wheel-key"]
+    )
     parser.add_argument("value", nargs="?", default="")
     args = parser.parse_args()
     try:
@@ -151,6 +152,8 @@ def main() -> None:
             check_mmcv()
         elif args.what == "family":
             check_family(args.value)
+        elif args.what == "version":
+            print(FAMILIES["required_version"](args.value))
         elif args.what == "wheel-key":
             print(wheel_key())
         else:

@@ -1,0 +1,188 @@
+"""Checkpoints of ``train``, ``test`` and ``export-weights``: reading, resuming, and checks that they fit a model."""
+
+import os
+from pathlib import Path
+from typing import Any
+
+from mmengine.config import Config
+from mmengine.hooks import Hook
+from mmengine.runner import CheckpointLoader, Runner
+from torch import nn
+
+from backbones.cli._runs import takes_published_weights
+from backbones.usage import UsageError, note
+
+
+def read_checkpoint(path: str) -> dict[str, Any]:
+    """Read a checkpoint onto the CPU, as mmengine's runner does.
+
+    Raises:
+        UsageError: for a missing or broken file.
+    """
+    if ":" not in path and not os.path.isfile(os.path.expanduser(path)):
+        raise UsageError(
+            f"there is no checkpoint {path}; training writes them into its work dir as epoch_N.pth or iter_N.pth"
+        )
+    try:
+        checkpoint = CheckpointLoader.load_checkpoint(path, map_location="cpu")
+    except Exception as error:  # broken bytes may raise anything
+        raise UsageError(f"{path} cannot be read as a checkpoint ({error}); is the file complete?") from error
+    if not isinstance(checkpoint, dict):
+        raise UsageError(f"{path} holds a {type(checkpoint).__name__}, not a checkpoint")
+    return checkpoint
+
+
+def plain_names(weights: dict[str, Any]) -> dict[str, Any]:
+    """The weights without the prefix of distributed training."""
+    return {key.removeprefix("module."): value for key, value in weights.items()}
+
+
+def check_fits(model: nn.Module, checkpoint: dict[str, Any], path: str) -> None:
+    """Refuse the weights of another model; mmengine's runner would only warn and keep random ones.
+
+    Raises:
+        UsageError: naming the missing and unexpected keys and those of another shape.
+    """
+    have, want = plain_names(checkpoint.get("state_dict", checkpoint)), plain_names(model.state_dict())
+    wrong = [f"{key} (not in the file)" for key in want if key not in have]
+    wrong += [f"{key} (not in the model)" for key in have if key not in want]
+    wrong += [_shapes(key, have, want) for key in want if key in have and have[key].shape != want[key].shape]
+    if wrong:
+        more = f", and {len(wrong) - 4} more" if len(wrong) > 4 else ""
+        raise UsageError(
+            f"{path} belongs to another model than the config's: {', '.join(wrong[:4])}{more}. "
+            "Use the config of its training; the work dir has a copy"
+        )
+
+
+def _shapes(key: str, have: dict[str, Any], want: dict[str, Any]) -> str:
+    return f"{key} (file {tuple(have[key].shape)}, model {tuple(want[key].shape)})"
+
+
+def find_last_checkpoint(work_dir: str) -> str | None:
+    """The latest checkpoint of a work dir, or None if it holds none."""
+    marker = Path(work_dir, "last_checkpoint")  # written by mmengine after a checkpoint is complete
+    if marker.is_file():
+        last = Path(marker.read_text().strip())
+        if last.is_file():
+            return str(last)
+        if Path(work_dir, last.name).is_file():  # the work dir was moved
+            return str(Path(work_dir, last.name))
+        raise UsageError(f"{marker} names {last}, which does not exist; name another checkpoint: --resume PATH")
+    if any(Path(work_dir).glob("*.pth")):
+        raise UsageError(f"{work_dir} does not say which of its checkpoints is the latest; name it: --resume PATH")
+    return None
+
+
+def choose_resume(cfg: Config, resume: str | None) -> str | None:
+    """The checkpoint to resume from, or None for a new run; a new run never overwrites an earlier one.
+
+    Args:
+        cfg: The config, with its work dir; its own ``resume`` counts, too.
+        resume: A path, or ``auto`` for the latest checkpoint of the work dir.
+    """
+    if resume is None and cfg.get("resume"):
+        resume = cfg.get("load_from") or "auto"
+    if resume == "auto":
+        checkpoint = find_last_checkpoint(cfg.work_dir)
+        if checkpoint is None:
+            note(f"{cfg.work_dir} holds no checkpoint yet; training starts from the beginning")
+        return checkpoint
+    if resume is None and (old := sorted(Path(cfg.work_dir).glob("*.pth"))):
+        raise UsageError(
+            f"{cfg.work_dir} already holds a run ({old[-1].name}); "
+            "continue it with --resume, or choose another --work-dir"
+        )
+    return resume
+
+
+def check_resumable(checkpoint: dict, path: str) -> None:
+    """Refuse a file with weights only."""
+    absent = [key for key in ("meta", "state_dict", "optimizer", "message_hub") if key not in checkpoint]
+    absent += [f"meta.{key}" for key in ("epoch", "iter", "seed") if key not in checkpoint.get("meta", {})]
+    if absent:
+        raise UsageError(
+            f"{path} is not a checkpoint of a training run (it has no {', '.join(absent)}), so it cannot be resumed; "
+            f"to start from its weights: --cfg-options load_from={path}"
+        )
+
+
+def check_optimizer(runner: Runner, checkpoint: dict, path: str) -> None:
+    """Refuse an optimizer state with other parameter groups."""
+    runner.optim_wrapper = runner.build_optim_wrapper(runner.optim_wrapper)  # type: ignore[arg-type]
+    have, want = checkpoint["optimizer"], runner.optim_wrapper.state_dict()
+    if "param_groups" in want and "param_groups" in have:  # several optimizers have one level more
+        sizes = [[len(group["params"]) for group in state["param_groups"]] for state in (have, want)]
+        if sizes[0] != sizes[1]:
+            raise UsageError(
+                f"the optimizer state in {path} has {len(sizes[0])} groups of {sum(sizes[0])} parameters, the config's "
+                f"{len(sizes[1])} of {sum(sizes[1])}; resume with the optim_wrapper and model of its training"
+            )
+
+
+class DropWeights(Hook):
+    """Removes weights from ``load_from`` before the model, or its moving average, loads them."""
+
+    priority = "VERY_HIGH"
+
+    def __init__(self, names: set[str]) -> None:
+        self.names = names
+
+    def after_load_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
+        checkpoint.pop("ema_state_dict", None)  # a second set; state_dict already holds the averaged one
+        weights = checkpoint.get("state_dict", checkpoint)
+        for key in [key for key in weights if key.removeprefix("module.") in self.names]:
+            del weights[key]
+
+
+def check_head(runner: Runner, checkpoint: dict[str, Any], path: str, reset: bool) -> None:
+    """Refuse a classification head of another shape in ``load_from``, or drop it; mmengine would only print it.
+
+    A classifier of this package makes the same check while it reads a published file.
+
+    Raises:
+        UsageError: naming the shapes and ``--reset-head``.
+    """
+    have, want = plain_names(checkpoint.get("state_dict", checkpoint)), plain_names(runner.model.state_dict())
+    other = [
+        key for key, value in want.items() if key.startswith("head.") and key in have and have[key].shape != value.shape
+    ]
+    if not other:
+        if reset:
+            note(f"--reset-head: the head in {path} has the shapes of the config's, so its weights are kept")
+        return
+    listed = ", ".join(_shapes(key, have, want) for key in other)
+    if not reset:
+        raise UsageError(
+            f"the head in {path} has another number of classes: {listed}. Add --reset-head to load "
+            "everything else and initialise these weights"
+        )
+    note(f"--reset-head: not loaded from {path}, but initialised: {listed}")
+    runner.register_hook(DropWeights(set(other)))
+
+
+def choose_start(cfg: Config, resumed: bool, reset_head: bool) -> str | None:
+    """The checkpoint that the runner loads before training, or None.
+
+    A classifier of this package loads it by its own ``init_cfg``, which accepts published files and files of other
+    image sizes or classes.
+
+    Raises:
+        UsageError: for ``--reset-head`` without a checkpoint to start from.
+    """
+    if resumed and not reset_head:
+        return None
+    start, ours = cfg.get("load_from"), takes_published_weights(cfg)
+    if reset_head and (resumed or "head" not in cfg.model or not (start or (ours and cfg.model.get("init_cfg")))):
+        raise UsageError(
+            "--reset-head starts a classifier from a checkpoint of other classes: name it by --cfg-options "
+            "load_from=PATH, without --resume"
+        )
+    if start and ours:
+        cfg.model.init_cfg = dict(type="Pretrained", checkpoint=start)
+        if (cfg.model.backbone.get("init_cfg") or {}).get("type") == "Pretrained":
+            cfg.model.backbone.init_cfg = None  # the file has the backbone's weights, too
+        cfg.load_from = start = None
+    if reset_head and not start:
+        cfg.model.init_cfg = {**cfg.model.init_cfg, "reset_head": True}
+    return start

@@ -1,0 +1,92 @@
+"""The arguments, the config and the runner of ``train`` and ``test``."""
+
+import argparse
+import os
+from collections.abc import Iterator
+from typing import Any
+
+from mmengine.config import Config, DictAction
+from mmengine.registry import MODELS, RUNNERS, init_default_scope
+from mmengine.runner import Runner
+
+import backbones.engine.resumable  # noqa: F401  (registers classes that the config in a work dir names)
+from backbones.config.hosts import HOSTS, find_config
+from backbones.config.lookup import import_host, registered
+from backbones.config.options import HELP as OPTIONS_HELP
+from backbones.config.options import merge_options
+from backbones.datasets.move import set_data_root
+from backbones.usage import UsageError
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of both verbs."""
+    parser.add_argument("config", help="config file, or densebackbones::FILE.py for one that the package ships")
+    parser.add_argument("--work-dir", help="folder for logs and checkpoints (default: work_dirs/NAME_OF_CONFIG)")
+    parser.add_argument("--data-root", help="read every data set of the config from this folder of the same layout")
+    parser.add_argument(
+        "--cfg-options", nargs="+", action=DictAction, default={}, metavar="KEY=VALUE", help=OPTIONS_HELP
+    )
+    parser.add_argument("--launcher", choices=["none", "pytorch", "slurm", "mpi"], default="none", help="job launcher")
+    # torch.distributed.launch passes either spelling, depending on torch's version
+    parser.add_argument("--local_rank", "--local-rank", type=int, default=0, help=argparse.SUPPRESS)
+
+
+def load_config(args: argparse.Namespace) -> Config:
+    """Read the config and apply the arguments to it.
+
+    Raises:
+        UsageError: for an unknown config, a host that is not installed, or a wrong option.
+    """
+    path = find_config(args.config)
+    os.environ.setdefault("LOCAL_RANK", str(args.local_rank))
+    try:
+        cfg = Config.fromfile(path)
+        scope = cfg.get("default_scope", "mmengine")
+        if scope in HOSTS:
+            import_host(scope)
+    except (FileNotFoundError, ImportError) as error:
+        reason = f" ({error.__context__})" if error.__context__ else ""  # mmengine hides it
+        raise UsageError(f"{args.config} cannot be read: {error}{reason}") from error
+    init_default_scope(scope)
+    cfg.launcher = args.launcher
+    if args.data_root:
+        set_data_root(cfg, args.data_root)
+    try:
+        merge_options(cfg, args.cfg_options)
+    except ValueError as error:
+        raise UsageError(error) from error
+    cfg.work_dir = args.work_dir or cfg.get("work_dir") or os.path.join("work_dirs", path.stem)
+    return cfg
+
+
+def build_runner(cfg: Config) -> Runner:
+    """Build the runner and its model; errors of their classes about settings become a :class:`UsageError`."""
+    try:
+        return RUNNERS.build(cfg) if "runner_type" in cfg else Runner.from_cfg(cfg)  # type: ignore[arg-type]
+    except (ValueError, FileNotFoundError) as error:
+        raise UsageError(f"the model or the runner cannot be built: {error}") from error
+
+
+def check_pretrained(cfg: Config) -> None:
+    """Refuse a config whose ``load_from`` or ``init_cfg`` names a missing file."""
+
+    def checkpoints(node: Any, where: str) -> Iterator[tuple[str, str]]:
+        if isinstance(node, dict):
+            if node.get("type") == "Pretrained":
+                yield f"{where}.checkpoint", node["checkpoint"]
+            for key, value in node.items():
+                yield from checkpoints(value, f"{where}.{key}")
+        elif isinstance(node, (list, tuple)):
+            for index, value in enumerate(node):
+                yield from checkpoints(value, f"{where}.{index}")
+
+    for where, path in [*checkpoints(cfg.model.to_dict(), "model"), ("load_from", cfg.get("load_from"))]:
+        if path and ":" not in path and not os.path.isfile(os.path.expanduser(path)):
+            raise UsageError(
+                f"{where} names {path}, which does not exist; set another path or URL by --cfg-options, or {where}=None"
+            )
+
+
+def takes_published_weights(cfg: Config) -> bool:
+    """Whether the config's model is a classifier of this package, which reads the files of the papers' authors."""
+    return hasattr(registered(MODELS, cfg.model.type), "published_name")

@@ -1,0 +1,106 @@
+"""Train a detector, segmentor or classifier.
+
+Everything that can be checked (config, options, data, weights, checkpoint) is checked before the first iteration.
+Example: densebackbones train densebackbones::revcol_maskrcnn_coco.py --data-root data/coco
+"""
+
+import argparse
+
+from mmengine.config import Config
+from mmengine.device import get_device
+
+from backbones.cli import _runs
+from backbones.cli._checkpoints import (
+    check_fits,
+    check_head,
+    check_optimizer,
+    check_resumable,
+    choose_resume,
+    choose_start,
+    read_checkpoint,
+)
+from backbones.datasets.check import check_data
+from backbones.engine.resumable import make_resumable
+from backbones.errors import SetupError
+from backbones.usage import UsageError, note
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of the verb."""
+    _runs.add_arguments(parser)
+    parser.add_argument("--amp", action="store_true", help="automatic mixed precision; needs an accelerator")
+    parser.add_argument("--auto-scale-lr", action="store_true", help="scale the learning rate with the batch size")
+    parser.add_argument(
+        "--resume",
+        nargs="?",
+        const="auto",
+        metavar="PATH",
+        help="continue from this checkpoint, or without PATH from the latest one of the work dir; the loss curve is "
+        "that of an uninterrupted run",
+    )
+    parser.add_argument(
+        "--reset-head",
+        action="store_true",
+        help="start from load_from, or a classifier's init_cfg, with another number of classes: weights of the head "
+        "whose shapes differ are initialised",
+    )
+
+
+def main(args: argparse.Namespace) -> None:
+    """Check, then train."""
+    cfg = _runs.load_config(args)
+    if "train_dataloader" not in cfg:
+        raise UsageError(f"{args.config} has no train_dataloader; it is not a config for training")
+    _runs.check_pretrained(cfg)
+    check_data(cfg, ("train", "val"))
+    set_amp(cfg, args.amp)
+    if args.auto_scale_lr:
+        set_auto_scale_lr(cfg)
+
+    path = choose_resume(cfg, args.resume)
+    start = choose_start(cfg, path is not None, args.reset_head)
+    checkpoint = read_checkpoint(path) if path else None
+    cfg.resume = checkpoint is not None
+    if path and checkpoint:
+        check_resumable(checkpoint, path)
+        cfg.load_from = path
+        # the runner reads the seed of the checkpoint only after the data loaders have a new one
+        cfg.randomness = dict(cfg.get("randomness") or {}, seed=checkpoint["meta"]["seed"])
+    make_resumable(cfg)
+    runner = _runs.build_runner(cfg)
+    if path and checkpoint:
+        check_fits(runner.model, checkpoint, path)
+        check_optimizer(runner, checkpoint, path)
+        del checkpoint
+    if start:
+        check_head(runner, read_checkpoint(start), start, args.reset_head)
+    try:
+        runner.train()
+    except SetupError as error:  # raised before the first iteration
+        raise UsageError(error) from error
+
+
+def set_amp(cfg: Config, wanted: bool) -> None:
+    """Turn mixed precision on if wanted, and off on a CPU."""
+    on_cpu = get_device() == "cpu"
+    if wanted and on_cpu:
+        raise UsageError("--amp needs a GPU: mmengine's AmpOptimWrapper does not run on a CPU; leave --amp out")
+    wrapper = cfg.optim_wrapper
+    if wanted:
+        wrapper.type = "AmpOptimWrapper"
+        wrapper.setdefault("loss_scale", "dynamic")
+    elif on_cpu and wrapper.get("type") == "AmpOptimWrapper":
+        note("the config trains in mixed precision, which needs a GPU; training in float32 on this CPU")
+        wrapper.type = "OptimWrapper"
+        for key in ("loss_scale", "dtype", "use_fsdp"):
+            wrapper.pop(key, None)
+
+
+def set_auto_scale_lr(cfg: Config) -> None:
+    """Enable the config's linear scaling of the learning rate."""
+    if "base_batch_size" not in (cfg.get("auto_scale_lr") or {}):
+        raise UsageError(
+            "--auto-scale-lr: the config does not give the batch size of its learning rate; "
+            "add --cfg-options auto_scale_lr.base_batch_size=N"
+        )
+    cfg.auto_scale_lr.enable = True
