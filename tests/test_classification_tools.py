@@ -354,7 +354,7 @@ def test_reset_head_is_for_classifiers(tmp_path, sample, fail):
 
 def test_config_without_validation_is_refused(tmp_path, fail):
     torch.save({"state_dict": {}}, tmp_path / "empty.pth")
-    message = fail("test", ROOT / "configs" / "revcol-base_imagenet-22k.py", tmp_path / "empty.pth")
+    message = fail("test", ROOT / "configs" / "revcol-base_pretrain_imagenet-22k.py", tmp_path / "empty.pth")
     assert "has no test_dataloader" in message
 
 

@@ -21,7 +21,7 @@ pytest.importorskip("mmpretrain")
 
 from mmpretrain.structures import DataSample
 
-CONFIGS = [name for name in names("*_imagenet*") if not name.startswith("vit_mae_")]
+CONFIGS = [name for name in names("*_imagenet*") if name != "vit_mae-pretrain_imagenet"]
 IMAGENET, HALF = ([123.675, 116.28, 103.53], [58.395, 57.12, 57.375]), ([127.5] * 3, [127.5] * 3)
 
 
@@ -33,20 +33,20 @@ IMAGENET, HALF = ([123.675, 116.28, 103.53], [58.395, 57.12, 57.375]), ([127.5] 
         ("revcol_imagenet", 33_063_984),
         ("revcol-small_imagenet", 63_176_240),
         ("revcol-base_imagenet", 141_694_960),
-        ("revcol-base_imagenet-22k", 193_772_980),
-        ("revcol-large_imagenet-22k", 371_077_188),
-        ("revcol-xlarge_imagenet-22k", 1_005_203_844),
+        ("revcol-base_pretrain_imagenet-22k", 193_772_980),
+        ("revcol-large_pretrain_imagenet-22k", 371_077_188),
+        ("revcol-xlarge_pretrain_imagenet-22k", 1_005_203_844),
         # with the plain head
-        ("revcol-base-22k_imagenet", 138_616_408),
-        ("revcol-base-22k_imagenet-384", 138_616_408),
-        ("revcol-large-22k_imagenet", 273_095_400),
-        ("revcol-large-22k_imagenet-384", 273_095_400),
-        ("revcol-xlarge-22k_imagenet-384", 833_807_400),
-        ("revcol-huge_imagenet-640", 2_154_713_400 + 2 * 2880 + 2881 * 1000),  # backbone, norm, linear layer
+        ("revcol-base_finetune_imagenet", 138_616_408),
+        ("revcol-base_finetune_imagenet-384", 138_616_408),
+        ("revcol-large_finetune_imagenet", 273_095_400),
+        ("revcol-large_finetune_imagenet-384", 273_095_400),
+        ("revcol-xlarge_finetune_imagenet-384", 833_807_400),
+        ("revcol-huge_finetune_imagenet-640", 2_154_713_400 + 2 * 2880 + 2881 * 1000),  # backbone, norm, linear layer
         ("vit_imagenet", 86_567_656),
         ("vit-small_imagenet", 22_050_664),
         ("vit-tiny_imagenet", 5_717_416),
-        ("vit_imagenet-mae", 86_567_656),
+        ("vit_mae-finetune_imagenet", 86_567_656),
         ("deit-distilled_imagenet", 87_338_192),
         ("deit-distilled-small_imagenet", 22_436_432),
         ("deit-distilled-tiny_imagenet", 5_910_800),
@@ -120,20 +120,20 @@ BOTH = dict(Mixup=0.8, CutMix=1.0)
         ("revcol_imagenet", 300, 1e-3, 1e-6, 20, 0.05, 0.1, None, 0.9999, 1.0, 224),
         ("revcol-small_imagenet", 300, 1e-3, 1e-6, 20, 0.05, 0.3, None, 0.9999, 1.0, 224),
         ("revcol-base_imagenet", 300, 1e-3, 1e-8, 20, 0.05, 0.4, 5, 0.9999, 1.0, 224),
-        ("revcol-base_imagenet-22k", 90, 1.25e-4, 1e-7, 5, 0.1, 0.3, 10, None, 1.0, 224),
-        ("revcol-large_imagenet-22k", 90, 1.25e-4, 1e-7, 5, 0.1, 0.3, 10, None, 1.0, 224),
-        ("revcol-xlarge_imagenet-22k", 90, 1.25e-4, 1e-7, 5, 0.1, 0.4, 10, None, 1.0, 224),
-        ("revcol-base-22k_imagenet", 30, 1e-4, 2e-7, 0, 1e-8, 0.2, 10, None, 0.9, 224),
-        ("revcol-base-22k_imagenet-384", 30, 1e-4, 2e-7, 0, 1e-8, 0.2, 10, None, 0.9, 384),
-        ("revcol-large-22k_imagenet", 30, 5e-5, 2e-7, 0, 1e-8, 0.3, 10, None, 0.8, 224),
-        ("revcol-large-22k_imagenet-384", 30, 5e-5, 2e-7, 0, 1e-8, 0.3, 10, None, 0.8, 384),
-        ("revcol-xlarge-22k_imagenet-384", 30, 2e-5, 2e-7, 0, 1e-8, 0.4, 10, 0.9999, 0.8, 384),
-        ("revcol-huge_imagenet-640", 20, 4e-5, 2e-8, 0, 1e-8, 0.4, 100, 0.9999, 0.8, 640),
+        ("revcol-base_pretrain_imagenet-22k", 90, 1.25e-4, 1e-7, 5, 0.1, 0.3, 10, None, 1.0, 224),
+        ("revcol-large_pretrain_imagenet-22k", 90, 1.25e-4, 1e-7, 5, 0.1, 0.3, 10, None, 1.0, 224),
+        ("revcol-xlarge_pretrain_imagenet-22k", 90, 1.25e-4, 1e-7, 5, 0.1, 0.4, 10, None, 1.0, 224),
+        ("revcol-base_finetune_imagenet", 30, 1e-4, 2e-7, 0, 1e-8, 0.2, 10, None, 0.9, 224),
+        ("revcol-base_finetune_imagenet-384", 30, 1e-4, 2e-7, 0, 1e-8, 0.2, 10, None, 0.9, 384),
+        ("revcol-large_finetune_imagenet", 30, 5e-5, 2e-7, 0, 1e-8, 0.3, 10, None, 0.8, 224),
+        ("revcol-large_finetune_imagenet-384", 30, 5e-5, 2e-7, 0, 1e-8, 0.3, 10, None, 0.8, 384),
+        ("revcol-xlarge_finetune_imagenet-384", 30, 2e-5, 2e-7, 0, 1e-8, 0.4, 10, 0.9999, 0.8, 384),
+        ("revcol-huge_finetune_imagenet-640", 20, 4e-5, 2e-8, 0, 1e-8, 0.4, 100, 0.9999, 0.8, 640),
     ],
 )
 def test_recipe_is_revcols(name, epochs, lr, least, warm_up, decay, drop_path, clip, average, layer_decay, size):
     cfg = read(name)
-    arch, tuned = name.split("_")[0].removesuffix("-22k").removeprefix("revcol").strip("-") or "tiny", epochs < 90
+    arch, tuned = name.split("_")[0].removeprefix("revcol").strip("-") or "tiny", epochs < 90
     backbone, head, wrapper = cfg.model.backbone, cfg.model.head, cfg.optim_wrapper
     assert (backbone.type, backbone.arch, backbone.drop_path_rate) == ("RevCol", arch, drop_path)
     assert backbone.reversible
@@ -159,7 +159,7 @@ def test_recipe_is_revcols(name, epochs, lr, least, warm_up, decay, drop_path, c
 
 @pytest.mark.parametrize("size", ["xlarge", "large", "huge"])
 def test_new_heads_of_large_models_start_small(size):
-    (name,) = [n for n in CONFIGS if n.startswith(f"revcol-{size}") and not n.endswith(("-22k", "_imagenet"))]
+    (name,) = [n for n in CONFIGS if n.startswith(f"revcol-{size}_finetune_imagenet-")]
     torch.manual_seed(0)
     model = MODELS.build(small(name))
     model.init_weights()
@@ -184,14 +184,14 @@ def test_new_heads_of_large_models_start_small(size):
         ("deepvit_imagenet", "DeepViTTrunk", "s", 0.2, "ClassTokenHead", 300),
         ("deepvit-large_imagenet", "DeepViTTrunk", "l", 0.2, "ClassTokenHead", 300),
         ("deepvit-32b_imagenet", "DeepViTTrunk", "32b", 0.2, "ClassTokenHead", 300),
-        ("vit_imagenet-mae", "ViTTrunk", "base", 0.1, "MeanPoolHead", 100),
+        ("vit_mae-finetune_imagenet", "ViTTrunk", "base", 0.1, "MeanPoolHead", 100),
         ("hybrid-vit_imagenet", "HybridViTTrunk", "r50-base", 0.0, "ClassTokenHead", 300),
         ("hybrid-vit-small_imagenet", "HybridViTTrunk", "r26-small-32", 0.0, "ClassTokenHead", 300),
     ],
 )
 def test_recipe_is_deits(name, backbone, arch, drop_path, head, epochs):
     cfg = read(name)
-    wrapper, augreg, tuned = cfg.optim_wrapper, name.startswith("hybrid-vit"), name.endswith("-mae")
+    wrapper, augreg, tuned = cfg.optim_wrapper, name.startswith("hybrid-vit"), "finetune" in name
     got = cfg.model.backbone
     assert (got.type, got.arch, got.drop_path_rate) == (backbone, arch, drop_path)
     assert (cfg.model.head.type, cfg.train_cfg.max_epochs) == (head, epochs)
@@ -285,17 +285,17 @@ def test_weight_decay_spares_what_the_official_code_spares(name):
 @pytest.mark.parametrize(
     ("name", "parameter", "steps"),  # how many times the rate is decayed
     [
-        ("revcol-base-22k_imagenet", "head.cls.classifier.1.weight", 0),
-        ("revcol-base-22k_imagenet", "backbone.subnet15.level3.blocks.1.pwconv1.weight", 1),
-        ("revcol-base-22k_imagenet", "backbone.subnet3.alpha2", 19),
-        ("revcol-base-22k_imagenet", "backbone.stem.0.weight", 23),
-        ("revcol-large-22k_imagenet-384", "backbone.stem.0.weight", 19),
-        ("revcol-huge_imagenet-640", "backbone.subnet2.level0.fusion.up2.channel_reschedule.0.weight", 16),
-        ("vit_imagenet-mae", "head.head.weight", 0),
-        ("vit_imagenet-mae", "head.fc_norm.weight", 0),
-        ("vit_imagenet-mae", "backbone.blocks.11.mlp.fc2.weight", 1),
-        ("vit_imagenet-mae", "backbone.blocks.0.attn.qkv.weight", 12),
-        ("vit_imagenet-mae", "backbone.pos_embed", 13),
+        ("revcol-base_finetune_imagenet", "head.cls.classifier.1.weight", 0),
+        ("revcol-base_finetune_imagenet", "backbone.subnet15.level3.blocks.1.pwconv1.weight", 1),
+        ("revcol-base_finetune_imagenet", "backbone.subnet3.alpha2", 19),
+        ("revcol-base_finetune_imagenet", "backbone.stem.0.weight", 23),
+        ("revcol-large_finetune_imagenet-384", "backbone.stem.0.weight", 19),
+        ("revcol-huge_finetune_imagenet-640", "backbone.subnet2.level0.fusion.up2.channel_reschedule.0.weight", 16),
+        ("vit_mae-finetune_imagenet", "head.head.weight", 0),
+        ("vit_mae-finetune_imagenet", "head.fc_norm.weight", 0),
+        ("vit_mae-finetune_imagenet", "backbone.blocks.11.mlp.fc2.weight", 1),
+        ("vit_mae-finetune_imagenet", "backbone.blocks.0.attn.qkv.weight", 12),
+        ("vit_mae-finetune_imagenet", "backbone.pos_embed", 13),
     ],
 )
 def test_layers_decay_as_published(name, parameter, steps):
@@ -346,12 +346,12 @@ def test_one_step_reaches_all_parameters(name):
 
 def test_22k_weights_start_a_fine_tuning(tmp_path):
     init_default_scope("mmpretrain")
-    source = MODELS.build(small("revcol-large_imagenet-22k"))
+    source = MODELS.build(small("revcol-large_pretrain_imagenet-22k"))
     file = tmp_path / "epoch_90.pth"
     torch.save(dict(state_dict=source.state_dict()), file)
-    tuned = small("revcol-large-22k_imagenet-384")
+    tuned = small("revcol-large_finetune_imagenet-384")
     tuned["backbone"]["init_cfg"] = {
-        **read("revcol-large-22k_imagenet-384").model.backbone.init_cfg,
+        **read("revcol-large_finetune_imagenet-384").model.backbone.init_cfg,
         "checkpoint": str(file),
     }
     model = MODELS.build(tuned)

@@ -20,7 +20,7 @@ pytest.importorskip("mmpretrain")
 from backbones.checkpoints import load_pretrained
 from backbones.classification.mae import MaskedAutoencoder
 
-CONFIG = ROOT / "configs" / "vit_mae_imagenet.py"
+CONFIG = ROOT / "configs" / "vit_mae-pretrain_imagenet.py"
 BACKBONE = dict(type="ViTTrunk", arch=dict(embed_dims=48, depth=3, num_heads=4), img_size=64, pos_embed="sincos")
 DECODER = dict(decoder_embed_dims=32, decoder_depth=2, decoder_num_heads=4)
 

@@ -1,12 +1,12 @@
 """RevCol-B with intermediate supervision, ImageNet-22k, 90 epochs: the official recipe.
 
-Run:    torchrun --nproc_per_node=8 tools/train.py configs/revcol-base_imagenet-22k.py --launcher pytorch
+Run:    torchrun --nproc_per_node=8 tools/train.py configs/revcol-base_pretrain_imagenet-22k.py --launcher pytorch
 Result: not yet run here. Published: none on 22k; fine-tuned 85.6 at 224 and 86.7 at 384 pixels (RevCol readme).
 
     data/imagenet-22k/train/n00004475/*.JPEG  ...      21841 classes
 
 There is no validation set of ImageNet-22k, so nothing is validated; the result is seen after fine-tuning,
-revcol-base-22k_imagenet.py. AdamW 1.25e-4 for 1024 images a step (8 GPUs of 128; --auto-scale-lr for other numbers), 5
+revcol-base_finetune_imagenet.py. AdamW 1.25e-4 for 1024 images a step (8 GPUs of 128; --auto-scale-lr for other numbers), 5
 epochs of warm-up from 1e-5, cosine to 1e-7. With so many classes the decoders are the simple ones.
 """
 

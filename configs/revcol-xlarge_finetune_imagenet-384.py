@@ -1,18 +1,18 @@
 """RevCol-XL from ImageNet-22k weights, ImageNet-1k, 30 epochs of 384 pixels: the official fine-tuning.
 
-Run:    torchrun --nproc_per_node=8 tools/train.py configs/revcol-xlarge-22k_imagenet-384.py --launcher pytorch --auto-scale-lr
+Run:    torchrun --nproc_per_node=8 tools/train.py configs/revcol-xlarge_finetune_imagenet-384.py --launcher pytorch --auto-scale-lr
 Result: not yet run here. Published: top-1 88.2 (paper, arXiv:2212.11696).
 
-No weights were released: it starts from those of revcol-xlarge_imagenet-22k.py.
+No weights were released: it starts from those of revcol-xlarge_pretrain_imagenet-22k.py.
 """
 
-_base_ = "./revcol-large-22k_imagenet-384.py"
+_base_ = "./revcol-large_finetune_imagenet-384.py"
 
 model = dict(
     backbone=dict(
         arch="xlarge",
         drop_path_rate=0.4,
-        init_cfg=dict(checkpoint="work_dirs/revcol-xlarge_imagenet-22k/epoch_90.pth"),
+        init_cfg=dict(checkpoint="work_dirs/revcol-xlarge_pretrain_imagenet-22k/epoch_90.pth"),
     ),
 )
 optim_wrapper = dict(optimizer=dict(lr=2e-5))

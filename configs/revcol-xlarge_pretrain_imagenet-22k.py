@@ -1,9 +1,9 @@
 """RevCol-XL with intermediate supervision, ImageNet-22k, 90 epochs: the official recipe.
 
-Run:    torchrun --nproc_per_node=8 tools/train.py configs/revcol-xlarge_imagenet-22k.py --launcher pytorch
+Run:    torchrun --nproc_per_node=8 tools/train.py configs/revcol-xlarge_pretrain_imagenet-22k.py --launcher pytorch
 Result: not yet run here. Published: none on 22k; fine-tuned 88.2 (paper, arXiv:2212.11696). No weights were released.
 """
 
-_base_ = "./revcol-base_imagenet-22k.py"
+_base_ = "./revcol-base_pretrain_imagenet-22k.py"
 
 model = dict(backbone=dict(arch="xlarge", drop_path_rate=0.4))

@@ -1,10 +1,10 @@
 """ViT-B/16 from MAE's weights, ImageNet-1k, 100 epochs: the official fine-tuning.
 
-Run:    torchrun --nproc_per_node=8 tools/train.py configs/vit_imagenet-mae.py --launcher pytorch
+Run:    torchrun --nproc_per_node=8 tools/train.py configs/vit_mae-finetune_imagenet.py --launcher pytorch
 Result: not yet run here. Published: top-1 83.6 (MAE readme).
 
-MAE's weights are downloaded at the first start; their licence is CC BY-NC 4.0. One's own, of vit_mae_imagenet.py, do as
-well: --cfg-options model.backbone.init_cfg.checkpoint=work_dirs/vit_mae_imagenet/epoch_1600.pth
+MAE's weights are downloaded at the first start; their licence is CC BY-NC 4.0. One's own, of vit_mae-pretrain_imagenet.py, do as
+well: --cfg-options model.backbone.init_cfg.checkpoint=work_dirs/vit_mae-pretrain_imagenet/epoch_1600.pth
 The mean of the patch tokens is classified. AdamW 2e-3 for 1024 images a step (5e-4 for 256; 8 GPUs of 128), layer decay
 0.65, 5 epochs of warm-up, cosine to 1e-6. The published file: python tools/test.py with this config and
 mae_finetuned_vit_base.pth

@@ -1,13 +1,13 @@
 """MAE pre-training of ViT-B, ImageNet-1k, 1600 epochs: the official recipe.
 
-Run:    torchrun --nproc_per_node=8 tools/train.py configs/vit_mae_imagenet.py --launcher pytorch
+Run:    torchrun --nproc_per_node=8 tools/train.py configs/vit_mae-pretrain_imagenet.py --launcher pytorch
 Result: not yet run here. Published: 83.6 top-1 after fine-tuning (MAE readme), and the start of vit_maskrcnn_coco.py.
 
     data/imagenet/train/n01440764/*.JPEG  ...      or any folder of folders of images: --data-root; labels are not read
 
 AdamW 1.5e-4 for 256 images, times 16 for the 4096 of a step (8 GPUs of 512; --auto-scale-lr for other numbers), 40
 epochs of warm-up, cosine to 0, mixed precision; crops and flips of 224 pixels, nothing else. A checkpoint starts a
-detector as it is: --cfg-options model.backbone.init_cfg.checkpoint=work_dirs/vit_mae_imagenet/epoch_1600.pth
+detector as it is: --cfg-options model.backbone.init_cfg.checkpoint=work_dirs/vit_mae-pretrain_imagenet/epoch_1600.pth
 """
 
 _base_ = "mmpretrain::mae/mae_vit-base-p16_8xb512-amp-coslr-1600e_in1k.py"
