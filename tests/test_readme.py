@@ -1,60 +1,66 @@
-"""What README shows works as shown."""
+"""README: its Python runs, its commands parse, and the files it names exist."""
 
+import argparse
+import contextlib
+import importlib
+import io
 import re
+import shlex
 
 import pytest
-import torch
 from conftest import ROOT
-from mmengine.config import Config
-from mmengine.registry import init_default_scope
+from mmengine.registry import MODELS
 
-BLOCKS = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), flags=re.DOTALL)
+from backbones.base import DenseBackbone
+from backbones.cli import verbs
 
-
-@pytest.fixture
-def config(tmp_path):
-    """All python blocks of README as one config file."""
-    file = tmp_path / "config.py"
-    file.write_text("\n".join(BLOCKS))
-    return Config.fromfile(file)
+TEXT = (ROOT / "README.md").read_text()
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").rglob("*.md"))]
+SCRIPTS = {"plot_run": "plot", "make_sample_coco": "sample-data"}
+COMMAND = re.compile(r"(?:python|torchrun [\w=-]+) tools/(\w+)\.py([^\n`#|]*)|\bdensebackbones (?=[a-z])([^\n`#|]*)")
 
 
-def test_the_lines_for_a_config_build_a_model_that_trains(config):
-    from mmdet.registry import MODELS
-    from mmengine.optim import build_optim_wrapper
-
-    init_default_scope("mmdet")
-    model = MODELS.build(config.model)
-    feats = model.extract_feat(torch.zeros(1, 3, 64, 64))
-    assert [tuple(f.shape[1:]) for f in feats[:3]] == [(256, 8, 8), (256, 4, 4), (256, 2, 2)]
-    wrapper = build_optim_wrapper(model, config.optim_wrapper)
-    rates = {name: g["lr"] for g in wrapper.optimizer.param_groups for name in g["param_names"]}
-    assert rates["backbone.stem.0.weight"] == pytest.approx(2e-4 * 0.85**14)
-    assert rates["bbox_head.retina_cls.weight"] == pytest.approx(2e-4)
+def test_readme_is_short():
+    assert len(TEXT.splitlines()) <= 130
 
 
-def test_the_vitdet_backbone_is_that_of_the_config(config):
-    from mmengine.registry import MODELS
-
-    recipe = Config.fromfile(ROOT / "configs" / "vit_maskrcnn_coco.py").model.backbone
-    shown = dict(config.vitdet)
-    assert shown.pop("type") == f"backbones.{recipe.type}"
-    del shown["init_cfg"]
-    assert {key: recipe[key] for key in shown} == shown
-    with torch.device("meta"):
-        MODELS.build({**config.vitdet, "init_cfg": None})
+def test_the_python_block_prints_the_shapes_beside_it():
+    (code,) = re.findall(r"```python\n(.*?)```", TEXT, flags=re.DOTALL)
+    with contextlib.redirect_stdout(io.StringIO()) as printed:
+        exec(code, {})
+    shapes = re.findall(r"\(1, .*?\)", code.partition("# ")[2])
+    assert printed.getvalue().splitlines() == shapes
+    assert len(shapes) == 4
 
 
-def test_every_file_that_readme_names_exists():
-    text = (ROOT / "README.md").read_text()
-    paths = set(re.findall(r"(?<![\w./])(?:tools|configs|docs|tests)/[\w./-]+\.(?:py|sh|md|png|jpg)", text))
-    assert len(paths) > 8
-    assert sorted(p for p in paths if not (ROOT / p).is_file()) == []
+def test_every_backbone_has_a_row():
+    names = {name for name, cls in MODELS.module_dict.items() if issubclass(cls, DenseBackbone)}
+    assert {row for row in re.findall(r"^\| `(\w+)` ", TEXT, flags=re.MULTILINE)} == names
 
 
-def test_the_table_of_configs_is_complete():
-    text = (ROOT / "README.md").read_text()
-    rows = [line for line in text.splitlines() if re.match(r"\| `[\w-]+\.py`", line)]
-    assert sorted(name for row in rows for name in re.findall(r"`([\w-]+\.py)`", row)) == sorted(
-        file.name for file in (ROOT / "configs").glob("*.py")
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_files_that_a_page_names_exist(page):
+    text = page.read_text()
+    paths = set(
+        re.findall(r"(?<![\w./])(?:tools|configs|docs|tests|backbones)/[\w./-]+\.(?:py|sh|md|png|jpg|yml)", text)
     )
+    assert sorted(path for path in paths if not (ROOT / path).is_file()) == []
+    links = {link for link in re.findall(r"\]\(([^)#]+)[)#]", text) if "://" not in link}
+    assert sorted(link for link in links if not (page.parent / link).exists()) == []
+
+
+def options_of(verb: str) -> set[str]:
+    parser = argparse.ArgumentParser()
+    importlib.import_module(f"backbones.cli.{verb.replace('-', '_')}").add_arguments(parser)
+    return {option for action in parser._actions for option in action.option_strings}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_commands_of_a_page_have_the_verbs_and_options_they_use(page):
+    text = page.read_text().replace("\\\n", " ")
+    for script, given, installed in COMMAND.findall(text):
+        words = shlex.split(installed or given, posix=False)
+        verb = words.pop(0) if installed else SCRIPTS.get(script, script.replace("_", "-"))
+        assert verb in verbs(), (page.name, verb)
+        used = {word.partition("=")[0] for word in words if re.match(r"--?[a-z]", word)}
+        assert used <= options_of(verb), (page.name, verb)
