@@ -35,7 +35,7 @@ def test_the_python_block_prints_the_shapes_beside_it():
 
 def test_every_backbone_has_a_row():
     names = {name for name, cls in MODELS.module_dict.items() if issubclass(cls, DenseBackbone)}
-    assert {row for row in re.findall(r"^\| `(\w+)` ", TEXT, flags=re.MULTILINE)} == names
+    assert set(re.findall(r"^\| `(\w+)` ", TEXT, flags=re.MULTILINE)) == names
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
@@ -44,7 +44,7 @@ def test_files_that_a_page_names_exist(page):
     paths = set(
         re.findall(r"(?<![\w./])(?:tools|configs|docs|tests|backbones)/[\w./-]+\.(?:py|sh|md|png|jpg|yml)", text)
     )
-    assert sorted(path for path in paths if not (ROOT / path).is_file()) == []
+    assert sorted(path for path in paths if "FAMILY" not in path and not (ROOT / path).is_file()) == []
     links = {link for link in re.findall(r"\]\(([^)#]+)[)#]", text) if "://" not in link}
     assert sorted(link for link in links if not (page.parent / link).exists()) == []
 
