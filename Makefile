@@ -1,7 +1,7 @@
 # The checks of laptop and CI: `make check` changes nothing, `make fix` repairs what can be repaired by machine.
 BIN := .venv/bin
 
-.PHONY: check env format lint types test fix
+.PHONY: check env format lint types test fix docs
 
 check: format lint types test
 
@@ -17,9 +17,12 @@ lint: env
 types: env
 	$(BIN)/pyright
 
-test: env
-	$(BIN)/python -m pytest
+test:
+	bash tools/test.sh
 
 fix: env
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+docs: env  # into site/; a warning is an error
+	$(BIN)/mkdocs build --strict
