@@ -225,9 +225,8 @@ class HybridViT(DenseTransformer, HybridViTTrunk):
         arch: As in :class:`HybridViTTrunk`.
         pyramid: ``'taps'``: with tokens of stride 16 the first two stages of the ResNet, a block at three quarters of
             the depth, and the last one through a learned 3 x 3 convolution of stride 2 (DPT's choice); with tokens of
-            stride 32 the first three stages and the last block. ``'simple'``, a dict or None as in
-            :class:`backbones.dense_transformer.DenseTransformer`.
-        taps: Indices of the blocks read by ``'taps'``: two at stride 16, one at stride 32.
+            stride 32 the first three stages and the last block. ``taps`` then has two blocks at stride 16, one at
+            stride 32. ``'simple'``, a dict or None as in :class:`backbones.dense_transformer.DenseTransformer`.
         kwargs: As in :class:`backbones.dense_transformer.DenseTransformer`.
 
     Source: Ranftl et al. (DPT), arXiv:2103.13413, section 3.1, readout "ignore".

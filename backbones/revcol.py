@@ -222,7 +222,7 @@ class RevCol(DenseBackbone):
 
     Source: arXiv:2212.11696, "Multi-level reversible unit" and "Reversible column architecture".
 
-    Example:
+    Examples:
         >>> [tuple(f.shape) for f in RevCol("tiny")(torch.zeros(1, 3, 64, 96))]
         [(1, 64, 16, 24), (1, 128, 8, 12), (1, 256, 4, 6), (1, 512, 2, 3)]
     """

@@ -40,7 +40,7 @@ class PlainViT(DenseTransformer, ViTTrunk):
     Source: Dosovitskiy et al., arXiv:2010.11929; Li et al. (ViTDet), arXiv:2203.16527; MAE: He et al.,
     arXiv:2111.06377.
 
-    Example:
+    Examples:
         >>> [tuple(f.shape) for f in PlainViT("tiny")(torch.zeros(1, 3, 64, 96))]
         [(1, 256, 16, 24), (1, 256, 8, 12), (1, 256, 4, 6), (1, 256, 2, 3)]
     """

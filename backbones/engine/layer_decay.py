@@ -35,7 +35,7 @@ class DenseLayerDecayOptimWrapperConstructor(DefaultOptimWrapperConstructor):
 
     Source: the rule of BEiT (arXiv:2106.08254) with the depths of each backbone's paper.
 
-    Example:
+    Examples:
         >>> optim_wrapper = dict(
         ...     constructor="DenseLayerDecayOptimWrapperConstructor",
         ...     optimizer=dict(type="AdamW", lr=2e-4, weight_decay=0.05),
