@@ -10,7 +10,6 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from backbones.weights import load_pretrained
 from conftest import SHARED
 from mmengine.config import Config
 from mmengine.registry import MODELS, init_default_scope
