@@ -16,7 +16,7 @@ Part = nn.Module | nn.Parameter
 
 
 class Backbone(BaseModule):
-    """Presets, published weights, frozen stages and layer depths; what an image becomes is left to the subclass.
+    """Presets, published weights, frozen stages and layer depths; the forward belongs to the subclass.
 
     A subclass sets ``archs``, lists its parts in :meth:`stages`, and calls :meth:`_freeze` at the end of its
     constructor.

@@ -116,7 +116,7 @@ class _LastLayerBlock(nn.Module):
 class LayerwiseClassAttention(nn.Module):
     """The last layer's class token gathers from those of all layers; for classification (section 3.4 of the paper).
 
-    Holds what official files have between the encoder and the linear head, under the same names.
+    The layers between encoder and linear head, under their official names.
 
     Args:
         embed_dims: C.

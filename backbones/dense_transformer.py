@@ -88,7 +88,7 @@ class DenseTransformer(DenseBackbone, Trunk):
             if name.startswith("block"):
                 maps[name] = to_stride(maps[name], self.stride, self.pyramid.in_stride, size)
         feats = self.pyramid([maps[name] for name in sources], self.out_indices)
-        # Contiguous, since RoIAlign and other mmcv operators read the memory as NCHW whatever the strides say.
+        # Contiguous, since RoIAlign and other mmcv operators read the memory as NCHW and ignore strides.
         return tuple(
             feat[:, :, : -(-size[0] // stride), : -(-size[1] // stride)].contiguous()
             for feat, stride in zip(feats, self.strides, strict=True)

@@ -97,7 +97,7 @@ class Upsample(nn.Module):
 
 
 class Fusion(nn.Module):
-    """What a level starts from: the finer level of this column plus coarser levels of the previous one.
+    """Input of a level: the finer level of this column plus coarser levels of the previous one.
 
     Args:
         channels: Widths of the four levels.
@@ -282,7 +282,7 @@ class RevCol(DenseBackbone):
 
     def forward(self, x: Tensor) -> tuple[Tensor, ...]:
         feats, _ = self._run(x)
-        # Contiguous, since RoIAlign and other mmcv operators read the memory as NCHW whatever the strides say.
+        # Contiguous, since RoIAlign and other mmcv operators read the memory as NCHW and ignore strides.
         return tuple(feats[i].permute(0, 3, 1, 2).contiguous() for i in self.out_indices)
 
     def coarsest_maps(self, x: Tensor, columns: Sequence[int]) -> list[Tensor]:
@@ -367,10 +367,10 @@ class RevCol(DenseBackbone):
 
 
 def init_weights(module: nn.Module) -> None:
-    """As the classification code, but for the convolutions' biases, which keep torch's small random values.
+    """Initialises as the official code, except that biases of convolutions keep torch's small random values.
 
-    With biases of zero, what an image is padded with stays exactly zero up to the norms, each of which then multiplies
-    its gradient by 1 / sqrt(eps) = 1000, several in a row: more than half precision can hold.
+    With zero biases the padding of an image stays exactly zero up to the norms, each of which then multiplies its
+    gradient by 1 / sqrt(eps) = 1000. Several in a row overflow half precision.
     """
     if isinstance(module, (nn.Conv2d, nn.Linear)):
         nn.init.trunc_normal_(module.weight, std=0.02)

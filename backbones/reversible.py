@@ -6,8 +6,8 @@ This knows no RevCol, only the equation of a column,
 
 where s is the stem, p are the previous column's maps and c this column's. Two laws (a *set* is one column's maps):
 
-*memory*: what a level computes inside is recomputed from the maps when its gradient is due, and released before the
-next level's turn. So a step holds one level's activations, and every ``keep_every``-th set of maps; the sets between
+*memory*: the activations inside a level are recomputed from the maps when its gradient is due, and released before the
+next level. A step holds one level's activations, and every ``keep_every``-th set of maps; the sets between
 are recovered by undoing columns, ``p_l = (c_l - F_l) / a_l`` from the coarsest level to the finest.
 
 *rounding*: with ``keep_every=1`` nothing is undone and the gradients are those of ordinary autograd. Undoing a column

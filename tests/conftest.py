@@ -32,14 +32,14 @@ def fixtures() -> Path:
     return folder
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def sample(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("data") / "sample"
     subprocess.run(command("make_sample_coco", folder, "--train", 24, "--val", 4), check=True, timeout=120)
     return folder
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def data(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Photographs of COCO where they lie beside the checkout, drawn shapes under COCO's names otherwise."""
     photographs = SHARED / "data" / "coco_tiny"

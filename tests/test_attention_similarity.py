@@ -6,8 +6,7 @@ import itertools
 import pytest
 import torch
 from mmengine.registry import MODELS, init_default_scope
-from test_deepvit import official  # noqa: F401  (fixture)
-from test_vit import assert_equal
+from official import assert_equal, load_deepvit
 
 pytest.importorskip("mmpretrain")
 
@@ -28,6 +27,11 @@ from backbones.classification.attention_similarity import (
 ARCH = dict(embed_dims=24, depth=3, num_heads=2)
 
 
+@pytest.fixture(params=["deepvit", "deepvit_plain"])
+def official(request, fixtures):
+    return load_deepvit(fixtures, request.param)
+
+
 def deepvit(**kwargs) -> DeepViT:
     net = DeepViT(ARCH, img_size=64, pyramid=None, **kwargs)
     for p in net.parameters():  # wide enough for maps that are not nearly constant
@@ -42,7 +46,7 @@ def record(net, images) -> list:
 
 
 # --------------------------------------------------------------------------------------------------------------- maps
-def test_maps_and_their_similarities_are_those_of_the_official_code(official):  # noqa: F811
+def test_maps_and_their_similarities_are_those_of_the_official_code(official):
     file, net = official
     with torch.no_grad():
         for given, expected in zip(record(net, file["input"]), file["attention_maps"], strict=True):

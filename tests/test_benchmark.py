@@ -9,6 +9,8 @@ from tool_runs import verb
 from backbones import CaiT, DeepViT, DeiT, PlainViT
 from backbones.benchmark import vit
 
+pytestmark = pytest.mark.slow
+
 ARCH = dict(embed_dims=48, depth=3, num_heads=4)
 
 

@@ -4,7 +4,7 @@ import pytest
 import timm
 import torch
 import torch.nn.functional as F
-from test_vit import assert_equal, load, load_weights
+from official import assert_equal, load, load_weights
 from torch import nn
 
 from backbones import CaiT

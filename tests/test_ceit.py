@@ -3,6 +3,7 @@
 import pytest
 import torch
 import torch.nn.functional as F
+from official import assert_equal
 from torch import nn
 
 from backbones import CeiT
@@ -11,11 +12,6 @@ from backbones.layers import Attention
 
 ARCH = dict(embed_dims=48, depth=3, num_heads=3)
 STATISTICS = ("running_mean", "running_var")
-
-
-def assert_equal(got, expected):
-    """Equal up to float32 rounding: 1e-5 of the largest value."""
-    torch.testing.assert_close(got, expected, rtol=0, atol=1e-5 * expected.abs().max().item())
 
 
 def randomize(module):

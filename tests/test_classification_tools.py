@@ -23,6 +23,8 @@ from backbones.datasets.check import check_data
 from backbones.datasets.move import set_data_root
 from backbones.pictures import classification
 
+pytestmark = pytest.mark.slow
+
 pytest.importorskip("mmpretrain")
 
 CLASSES = ["daisy", "dandelion", "roses", "sunflowers", "tulips"]

@@ -1,15 +1,8 @@
 """The COCO configs: they parse, build, and have the published recipes and sizes."""
 
-from pathlib import Path
-
 import pytest
-import torch
-from mmengine.config import Config
-from mmengine.optim import build_optim_wrapper
-from mmengine.registry import MODELS, init_default_scope
-from torch.utils.flop_counter import FlopCounterMode
+from config_models import build, count, gmacs, optimizer_settings, read
 
-CONFIGS = Path(__file__).parents[1] / "configs"
 CASCADE = {  # published: millions of parameters, GFLOPs (multiply-accumulates) at 1280x800
     "revcol": (88, 741),
     "revcol-small": (118, 833),
@@ -18,33 +11,14 @@ CASCADE = {  # published: millions of parameters, GFLOPs (multiply-accumulates) 
 }
 
 
-def load(name: str) -> Config:
-    cfg = Config.fromfile(CONFIGS / f"{name}_coco.py")
-    init_default_scope(cfg.default_scope)
-    return cfg
-
-
-@pytest.fixture(scope="module")
-def cascades() -> dict[str, torch.nn.Module]:
-    with torch.device("meta"):
-        return {name: MODELS.build(load(f"{name}_cascade-maskrcnn").model) for name in CASCADE}
-
-
-def test_parameters_are_the_published_ones(cascades):
-    counted = {name: round(sum(p.numel() for p in model.parameters()) / 1e6) for name, model in cascades.items()}
+def test_parameters_are_the_published_ones():
+    counted = {name: round(count(build(f"{name}_cascade-maskrcnn_coco")) / 1e6) for name in CASCADE}
     assert counted == {name: parameters for name, (parameters, _) in CASCADE.items()}
 
 
-def test_flops_between_sizes_are_the_published_ones(cascades):
+def test_flops_between_sizes_are_the_published_ones():
     """Backbone and FPN; the heads are the same in all sizes, and the published totals count them."""
-
-    def gmacs(model: torch.nn.Module) -> float:
-        model.eval()
-        with torch.no_grad(), FlopCounterMode(display=False) as counter:
-            model.extract_feat(torch.zeros(1, 3, 800, 1280, device="meta"))
-        return counter.get_total_flops() / 2e9  # the counter counts a multiplication and an addition as two
-
-    counted = {name: gmacs(model) for name, model in cascades.items()}
+    counted = {name: gmacs(build(f"{name}_cascade-maskrcnn_coco").eval().extract_feat, 800, 1280) for name in CASCADE}
     assert {name: round(gmacs_ - counted["revcol"]) for name, gmacs_ in counted.items()} == {
         name: gflops - CASCADE["revcol"][1] for name, (_, gflops) in CASCADE.items()
     }
@@ -61,7 +35,7 @@ def test_flops_between_sizes_are_the_published_ones(cascades):
     ],
 )
 def test_recipe_is_the_official_one(name, drop_path_rate, lr, layer_decay_rate):
-    cfg = load(name)
+    cfg = read(f"{name}_coco")
     assert cfg.model.backbone.drop_path_rate == drop_path_rate
     assert cfg.model.backbone.reversible is True
     wrapper = cfg.optim_wrapper
@@ -77,12 +51,7 @@ def test_recipe_is_the_official_one(name, drop_path_rate, lr, layer_decay_rate):
 
 
 def test_optimizer_decays_learning_rates_by_depth_and_spares_alphas():
-    cfg = load("revcol_maskrcnn")
-    with torch.device("meta"):
-        model = MODELS.build(cfg.model)
-    optimizer = build_optim_wrapper(model, {**cfg.optim_wrapper, "type": "OptimWrapper"}).optimizer  # AMP needs a GPU
-    by_parameter = {id(p): (g["lr"], g["weight_decay"]) for g in optimizer.param_groups for p in g["params"]}
-    settings = {name: by_parameter[id(p)] for name, p in model.named_parameters()}
+    settings = optimizer_settings("revcol_maskrcnn_coco")
     assert settings["backbone.stem.0.weight"] == pytest.approx(
         (2e-4 * 0.85**14, 0.05)
     )  # 8.7 in the paper's numbering: max id + 1

@@ -3,7 +3,7 @@
 import pytest
 import torch
 import torch.nn.functional as F
-from test_vit import assert_equal, load, load_weights
+from official import assert_equal, load_deepvit
 from torch import nn
 
 from backbones import DeepViT
@@ -14,15 +14,7 @@ ARCH = dict(embed_dims=48, depth=3, num_heads=4, apply_transform=[False, True, T
 
 @pytest.fixture(params=["deepvit", "deepvit_plain"])
 def official(request, fixtures):
-    file, arch = load(fixtures, request.param)
-    config = file["config"]
-    arch |= dict(
-        apply_transform=config["apply_transform"],
-        cnn_stem=config["use_cnn_embed"],
-        transform_scale=config.get("transform_scale", False),
-        scale_adjustment=config.get("scale_adjustment", 1.0),
-    )
-    return file, load_weights(DeepViT(arch, img_size=64, pyramid=None), file["state_dict"])
+    return load_deepvit(fixtures, request.param)
 
 
 def test_tokens_and_logits_equal_the_official_ones(official):

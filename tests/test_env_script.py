@@ -12,6 +12,8 @@ from pathlib import Path
 import pytest
 import torch
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parent.parent
 FAMILIES = runpy.run_path(str(ROOT / "backbones" / "families.py"))
 FAMILY = next(iter(FAMILIES["installed_families"]()))

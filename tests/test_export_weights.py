@@ -99,4 +99,4 @@ def test_pyramid_stays_behind_in_the_official_layout(tmp_path):
     assert result.returncode == 0, result.stderr
     assert "weights of the pyramid are left out" in result.stderr
     assert "without head" in result.stdout
-    assert not [key for key in torch.load(tmp_path / "out.pth")["model"] if "pyramid" in key]
+    assert not [key for key in torch.load(tmp_path / "out.pth", weights_only=True)["model"] if "pyramid" in key]

@@ -17,6 +17,8 @@ from backbones.base import Backbone
 from backbones.checkpoints import load_pretrained
 from backbones.dense_transformer import DenseTransformer
 
+pytestmark = pytest.mark.slow
+
 PARAMETERS = {  # backbone, and parameters of the classifier in training
     "revcol": ("RevCol", 4_463_524),
     "vit": ("ViTTrunk", 2_825_477),

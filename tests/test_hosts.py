@@ -44,6 +44,7 @@ def test_table_has_every_backbone_and_host():
 
 
 @pytest.mark.parametrize(("config", "backbone"), CELLS, ids=lambda name: name.partition("/")[2] or name)
+@pytest.mark.slow
 def test_pair_trains_and_predicts(config, backbone):
     cfg = load_stock(config)
     changes = swap_backbone(cfg, backbone, dict(arch=SMALL.get(backbone, VIT)))

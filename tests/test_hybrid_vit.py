@@ -4,6 +4,7 @@ import pytest
 import timm
 import torch
 import torch.nn.functional as F
+from official import assert_equal, load_weights
 from torch import nn
 
 from backbones import HybridViT
@@ -17,17 +18,6 @@ PRESETS = {
     "r50-base": "vit_base_r50_s16_224",
     "r50-large-32": "vit_large_r50_s32_224",
 }
-
-
-def assert_equal(got, expected):
-    """Equal up to float32 rounding: 1e-5 of the largest value."""
-    torch.testing.assert_close(got, expected, rtol=0, atol=1e-5 * expected.abs().max().item())
-
-
-def load_weights(net, weights):
-    """Our part of an official state dict; nothing of ours may be missing."""
-    net.load_state_dict({key: value for key, value in weights.items() if not key.startswith(net.classifier_keys)})
-    return net.eval()
 
 
 # -- official numbers

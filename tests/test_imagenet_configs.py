@@ -1,14 +1,15 @@
 """The ImageNet configs: recipes, published sizes, optimiser groups, and short runs on small models."""
 
+import copy
 import json
 import math
-from functools import cache
 from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
 import torch
+from config_models import build, count, model_settings, names, optimizer_settings, read
 from conftest import SHARED
 from mmengine.config import Config
 from mmengine.optim import build_optim_wrapper
@@ -20,27 +21,8 @@ pytest.importorskip("mmpretrain")
 
 from mmpretrain.structures import DataSample
 
-CONFIGS = sorted(f.stem for f in (ROOT / "configs").glob("*_imagenet*.py") if f.stem != "vit_mae-pretrain_imagenet")
+CONFIGS = [name for name in names("*_imagenet*") if name != "vit_mae-pretrain_imagenet"]
 IMAGENET, HALF = ([123.675, 116.28, 103.53], [58.395, 57.12, 57.375]), ([127.5] * 3, [127.5] * 3)
-
-
-@cache
-def read(name: str) -> Config:
-    return Config.fromfile(ROOT / "configs" / f"{name}.py")
-
-
-def settings(name: str) -> dict:
-    """The model's settings as the runner builds it."""
-    cfg = read(name)
-    return {**cfg.model.to_dict(), "data_preprocessor": cfg.data_preprocessor.to_dict()}
-
-
-@cache
-def build(name: str) -> nn.Module:
-    """The model without memory."""
-    init_default_scope("mmpretrain")
-    with torch.device("meta"):
-        return MODELS.build(settings(name))
 
 
 # -------------------------------------------------------------------------------------------------------------- sizes
@@ -80,7 +62,7 @@ def build(name: str) -> nn.Module:
     ],
 )
 def test_parameters_are_the_published_ones(name, parameters):
-    assert sum(p.numel() for p in build(name).parameters()) == parameters
+    assert count(build(name)) == parameters
 
 
 def test_every_config_has_its_rows():
@@ -287,15 +269,9 @@ def test_imagenet_22k_is_only_trained_on(name):
 
 
 # ---------------------------------------------------------------------------------------------------------- optimiser
-def groups(name: str) -> dict[str, tuple[float, float]]:
-    """{parameter: (learning rate, weight decay)} of a config."""
-    wrapper = build_optim_wrapper(build(name), {**read(name).optim_wrapper, "type": "OptimWrapper"})  # AMP needs a GPU
-    return {name: (g["lr"], g["weight_decay"]) for g in wrapper.optimizer.param_groups for name in g["param_names"]}
-
-
 @pytest.mark.parametrize("name", CONFIGS)
 def test_weight_decay_spares_what_the_official_code_spares(name):
-    got = groups(name)
+    got = optimizer_settings(name)
     spared = {key for key, (_, decay) in got.items() if decay == 0}
     expected = {key for key, parameter in build(name).named_parameters() if parameter.ndim == 1}
     tables = {"backbone.pos_embed", "backbone.cls_token", "backbone.dist_token", "head.cls_token"}
@@ -325,7 +301,7 @@ def test_weight_decay_spares_what_the_official_code_spares(name):
 def test_layers_decay_as_published(name, parameter, steps):
     wrapper = read(name).optim_wrapper
     rate = wrapper.optimizer.lr * wrapper.paramwise_cfg.layer_decay_rate**steps
-    assert groups(name)[parameter][0] == pytest.approx(rate)
+    assert optimizer_settings(name)[parameter][0] == pytest.approx(rate)
 
 
 # --------------------------------------------------------------------------------------------------------- short runs
@@ -344,7 +320,7 @@ TEACHER = dict(model_name="resnet10t", pretrained=False)
 
 
 def small(name: str) -> dict:
-    model = settings(name)
+    model = copy.deepcopy(model_settings(name))
     backbone = model["backbone"]
     backbone["arch"] = SMALL[backbone["type"]]
     backbone.pop("init_cfg", None)
@@ -354,6 +330,7 @@ def small(name: str) -> dict:
 
 
 @pytest.mark.parametrize("name", CONFIGS)
+@pytest.mark.slow
 def test_one_step_reaches_all_parameters(name):
     init_default_scope("mmpretrain")
     model = MODELS.build(small(name)).train()
@@ -398,6 +375,7 @@ def flowers(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.parametrize("name", ["revcol_imagenet", "deit-distilled_imagenet", "vit_imagenet"])
+@pytest.mark.slow
 def test_trains_and_evaluates(name, flowers, tmp_path):
     options = {
         "model.head.num_classes": 5,

@@ -1,14 +1,14 @@
 """Rules of import between the parts of the package, and the cost of importing it.
 
-- ``layers`` and ``reversible`` import torch, einops and layers only; ``families``, ``usage`` and ``errors`` the
-  standard library.
-- The backbones (``base``, ``trunk``, ``pyramid``, the family files), ``checkpoints``, ``engine`` and ``registry`` import
-  no host, and nothing of the rooms below.
+- ``layers`` and ``reversible`` import torch, einops and layers.
+- ``families``, ``usage`` and ``errors`` import the standard library.
+- The backbones (``base``, ``trunk``, ``pyramid``, the family files), ``checkpoints``, ``engine`` and ``registry``
+  import no host and nothing of the rooms below.
 - ``classification`` may import mmpretrain, but none of the rooms below.
 - ``config``, ``datasets``, ``pictures``, ``benchmark`` and ``zoo`` may import hosts and each other, but not ``cli``.
 - Only ``cli`` may import everything.
 
-Hosts are imported for what they do, so a missing one never breaks ``import backbones``.
+So a missing host never breaks ``import backbones``.
 """
 
 import ast

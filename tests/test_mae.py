@@ -11,7 +11,7 @@ from conftest import SHARED
 from mmengine.config import Config
 from mmengine.optim import build_optim_wrapper
 from mmengine.registry import MODELS, init_default_scope
-from test_vit import assert_equal
+from official import assert_equal
 from tool_runs import ROOT, losses, run
 from torch import nn
 
@@ -188,12 +188,14 @@ def trained(images, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return work_dir
 
 
+@pytest.mark.slow
 def test_training_gives_losses_of_normalised_pixels(trained):
     (curve,) = losses(trained)
     assert list(curve) == [1, 2, 3, 4]
     assert all(0.5 < loss < 3 for loss in curve.values())  # 1 is that of a prediction of 0
 
 
+@pytest.mark.slow
 def test_a_checkpoint_starts_the_detector_s_backbone(trained):
     cfg = Config.fromfile(ROOT / "configs" / "vit_maskrcnn_coco.py").model.backbone
     cfg.update(arch=BACKBONE["arch"], global_blocks=(1,), img_size=64)

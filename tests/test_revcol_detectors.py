@@ -3,34 +3,25 @@
 import json
 import math
 import re
-from functools import cache
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from conftest import ROOT
+from config_models import build, build_on_meta, count, gmacs, optimizer_settings, path, read
 from mmdet.datasets import Objects365V2Dataset
 from mmengine.config import Config
-from mmengine.optim import build_optim_wrapper
-from mmengine.registry import MODELS, init_default_scope
 from test_tools import PIPELINE
 from tool_runs import losses, run
 from torch import nn
-from torch.utils.flop_counter import FlopCounterMode
 
-pytestmark = pytest.mark.filterwarnings("ignore:The arguments `dropout` in MultiheadAttention:DeprecationWarning")
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.filterwarnings("ignore:The arguments `dropout` in MultiheadAttention:DeprecationWarning"),
+]
 
 OBJECTS365, COCO, RTMDET = "revcol-huge_dino_objects365", "revcol-huge_dino_coco", "revcol_rtmdet_coco"
 RTMDET_S = "mmdet::rtmdet/rtmdet_s_8xb32-300e_coco.py"
-
-
-def path(name: str) -> Path:
-    return ROOT / "configs" / f"{name}.py"
-
-
-def read(name: str) -> Config:
-    return Config.fromfile(path(name))
 
 
 def read_stock(name: str, tmp: Path) -> Config:
@@ -38,42 +29,16 @@ def read_stock(name: str, tmp: Path) -> Config:
     return Config.fromfile(tmp / "stock.py")
 
 
-def build_model(cfg: Config) -> nn.Module:
-    init_default_scope("mmdet")
-    with torch.device("meta"):
-        return MODELS.build(cfg.model).eval()
-
-
-@cache
-def build(name: str) -> nn.Module:
-    return build_model(read(name))
-
-
-def parameters(model: nn.Module) -> int:
-    return sum(p.numel() for p in model.parameters())
-
-
-def gmacs(function, height: int, width: int) -> float:
-    with torch.no_grad(), FlopCounterMode(display=False) as counter:
-        function(torch.zeros(1, 3, height, width, device="meta"))
-    return counter.get_total_flops() / 2e9  # the counter counts a multiplication and an addition as two
-
-
-def settings(name: str) -> dict[str, tuple[float, float]]:
-    """{parameter: (learning rate, weight decay)} of a config."""
-    model = build(name)
-    wrapper = build_optim_wrapper(model, {**read(name).optim_wrapper, "type": "OptimWrapper"})  # AMP needs a GPU
-    names = {id(p): parameter for parameter, p in model.named_parameters()}
-    return {names[id(p)]: (g["lr"], g["weight_decay"]) for g in wrapper.optimizer.param_groups for p in g["params"]}
-
-
 # --------------------------------------------------------------------------------------------------------------- DINO
 def test_dino_has_the_backbone_of_the_classifier_and_differs_between_the_stages_in_the_classes_only():
     first, second = build(OBJECTS365), build(COCO)
-    assert parameters(first.backbone) == parameters(second.backbone) == 2_154_713_400  # as published
-    assert (parameters(first), parameters(second)) == (2_182_303_183, 2_181_717_508)
+    assert count(first.backbone) == count(second.backbone) == 2_154_713_400  # as published
+    # OneDL's decoder embeds reference boxes in 1024 channels, upstream's in 512: 256 * 512 weights of ref_point_head
+    counts = {1024: (2_182_303_183, 2_181_717_508), 512: (2_182_172_111, 2_181_586_436)}
+    embedded = first.decoder.ref_point_head.layers[0].in_features
+    assert (count(first), count(second)) == counts[embedded]
     # six decoder layers and the encoder's output have a classifier with bias; the labels' embedding has none
-    assert parameters(first) - parameters(second) == (365 - 80) * (7 * (256 + 1) + 256)
+    assert count(first) - count(second) == (365 - 80) * (7 * (256 + 1) + 256)
 
 
 @pytest.mark.parametrize("name", [OBJECTS365, COCO])
@@ -106,7 +71,7 @@ def test_dino_recipe(name, epochs, decay_at, batch):
 
 
 def test_dino_learning_rates_fall_with_depth_in_the_backbone():
-    got = settings(OBJECTS365)
+    got = optimizer_settings(OBJECTS365)
     for name, depth, decay in [
         ("backbone.stem.0.weight", 0, 1e-4),
         ("backbone.subnet7.level3.blocks.1.pwconv1.weight", 18, 1e-4),
@@ -128,8 +93,8 @@ def test_dino_starts_from_the_authors_weights_and_goes_on_from_the_first_stages_
 def test_dino_data_sets():
     first, second = read(OBJECTS365), read(COCO)
     classes = Objects365V2Dataset.METAINFO["classes"]
-    for cfg, kind, count in [(first, "Objects365V2Dataset", len(classes)), (second, "CocoDataset", 80)]:
-        assert cfg.model.bbox_head.num_classes == count
+    for cfg, kind, number in [(first, "Objects365V2Dataset", len(classes)), (second, "CocoDataset", 80)]:
+        assert cfg.model.bbox_head.num_classes == number
         for loop in ("train", "val", "test"):
             assert cfg[f"{loop}_dataloader"].dataset.type == kind
         for loop in ("val", "test"):
@@ -153,17 +118,17 @@ def test_dino_images_of_the_second_stage_are_one_and_a_half_times_as_large():
 
 # ------------------------------------------------------------------------------------------------------------- RTMDet
 def test_rtmdet_sizes_are_those_its_config_states(tmp_path):
-    ours, stock = build(RTMDET), build_model(read_stock(RTMDET_S, tmp_path))
-    assert parameters(ours.backbone) == 4_181_440
+    ours, stock = build(RTMDET), build_on_meta(read_stock(RTMDET_S, tmp_path).model, "mmdet")
+    assert count(ours.backbone) == 4_181_440
     table = path(RTMDET).read_text()
     for model, backbone, detector in [
         (ours, r"RevCol, nano +{} M +{} +{} ", r"the whole detector +{} M +{} "),
         (stock, r"CSPNeXt-s it replaces: {} M, {}, {}\)", r"RTMDet-s: {} M, {}\)"),
     ]:
         small, large = (gmacs(model.backbone, size, size) for size in (224, 640))
-        counts = parameters(model.backbone) / 1e6, small, large
+        counts = count(model.backbone) / 1e6, small, large
         assert re.search(backbone.format(*(f"{n:.2f}" for n in counts)), table), counts
-        counts = parameters(model) / 1e6, gmacs(model._forward, 640, 640)
+        counts = count(model) / 1e6, gmacs(model._forward, 640, 640)
         assert re.search(detector.format(*(f"{n:.2f}" for n in counts)), table), counts
 
 
@@ -190,7 +155,7 @@ def test_rtmdet_recipe_is_the_stock_one(tmp_path):
 
 
 def test_rtmdet_weight_decay_spares_scales_norms_and_biases():
-    got = settings(RTMDET)
+    got = optimizer_settings(RTMDET)
     assert {rate for rate, _ in got.values()} == {0.004}
     spared = {name for name, (_, decay) in got.items() if decay == 0}
     model = build(RTMDET)

@@ -8,7 +8,8 @@ import torch.nn.functional as F
 from torch import nn
 
 from backbones.benchmark.measure import MIB, peak_mib
-from backbones.layers import re_attention, score_maps, talking_heads
+from backbones.layers import re_attention, talking_heads
+from backbones.layers import score_map_operators as operators
 
 B, H, N, D, QD = 3, 4, 10, 5, 7  # queries and keys are longer than values
 ROW = H * N * 8  # bytes of one query's scores in float64
@@ -81,20 +82,20 @@ def assert_close(got, expected, **kwargs):
 @pytest.mark.parametrize("chunk", CHUNKS)
 @pytest.mark.parametrize("kind", KINDS)
 def test_outputs_gradients_and_buffers_are_the_textbooks(monkeypatch, kind, chunk):
-    monkeypatch.setattr(score_maps, "CPU_CHUNK_BYTES", CHUNKS[chunk])
+    monkeypatch.setattr(operators, "CPU_CHUNK_BYTES", CHUNKS[chunk])
     own, plain, args = kind()
     assert_close(run(own, args), run(plain, args), rtol=1e-9, atol=1e-12)
 
 
 def test_covariance_has_the_gradient_of_each_entry(monkeypatch):
     """Re-attention itself asks only for sums that are symmetric in the two heads."""
-    monkeypatch.setattr(score_maps, "CPU_CHUNK_BYTES", 3 * ROW)
+    monkeypatch.setattr(operators, "CPU_CHUNK_BYTES", 3 * ROW)
 
     def plain(q, k, scale):
         return (scale * q @ k.mT).softmax(-1).transpose(0, 1).flatten(1).cov(correction=0)
 
     args = [*random_qkv()[:2], SCALE]
-    assert_close(run(score_maps._head_covariance, args), run(plain, args), rtol=1e-9, atol=1e-12)
+    assert_close(run(operators.head_covariance, args), run(plain, args), rtol=1e-9, atol=1e-12)
 
 
 @pytest.mark.parametrize("momentum", [0.0, 0.3, None])
@@ -123,7 +124,7 @@ def test_variance_of_nearly_uniform_maps_does_not_cancel():
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_bfloat16_autocast_is_as_close_as_the_textbook(monkeypatch, kind):
-    monkeypatch.setattr(score_maps, "CPU_CHUNK_BYTES", 3 * ROW // 4)
+    monkeypatch.setattr(operators, "CPU_CHUNK_BYTES", 3 * ROW // 4)
     own, plain, args = kind(torch.float32)
     exact = run(plain, args)
     args[:3] = (x.detach().bfloat16().requires_grad_() for x in args[:3])
@@ -161,7 +162,7 @@ def test_without_gradients_the_output_is_the_same(kind):
 def test_no_whole_map_is_ever_in_memory(monkeypatch, kind):
     """A step keeps q, k, v and the output, besides a few chunks; the maps of all heads would be 4 MiB."""
     n, h, d = 512, H, 8
-    monkeypatch.setattr(score_maps, "CPU_CHUNK_BYTES", 64 * 2**10)
+    monkeypatch.setattr(operators, "CPU_CHUNK_BYTES", 64 * 2**10)
     own, _, args = kind(torch.float32)
     args[:3] = random_qkv(torch.float32, (1, n, h, d, d))
 
@@ -194,9 +195,9 @@ def test_compiles_into_one_graph(kind):
 
 
 OPERATORS = {
-    "mixed attention": (score_maps._mixed_attention, score_maps._mixed_attention_backward, 3, [(H, H), (H, H), (H,)]),
-    "without pre": (score_maps._mixed_attention, score_maps._mixed_attention_backward, 3, [None, (H, H), (H,)]),
-    "covariance": (score_maps._head_covariance, score_maps._head_covariance_backward, 2, []),
+    "mixed attention": (operators.mixed_attention, operators.mixed_attention_backward, 3, [(H, H), (H, H), (H,)]),
+    "without pre": (operators.mixed_attention, operators.mixed_attention_backward, 3, [None, (H, H), (H,)]),
+    "covariance": (operators.head_covariance, operators.head_covariance_backward, 2, []),
 }
 
 

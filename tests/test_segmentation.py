@@ -12,6 +12,8 @@ from mmengine.config import Config
 from PIL import Image
 from tool_runs import losses, run, run_without
 
+pytestmark = pytest.mark.slow
+
 CONFIG = ROOT / "configs" / "revcol_upernet_custom.py"
 SMALL = {  # a tiny model, crops of 64 pixels and four iterations
     "model.backbone.arch._delete_": True,

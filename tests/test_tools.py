@@ -21,6 +21,8 @@ from backbones.datasets.move import set_data_root
 from backbones.pictures import curves
 from backbones.usage import UsageError
 
+pytestmark = pytest.mark.slow
+
 CONFIG = ROOT / "configs" / "revcol_maskrcnn_coco.py"
 PIPELINE = "train_dataloader.dataset.pipeline.3.transforms"
 SMALL = {  # the COCO config with a tiny model, tiny images and three epochs of eight images
@@ -83,10 +85,13 @@ def test_detection_works_without_mmpretrain(data, tmp_path):
 
 
 def test_classification_says_that_it_needs_mmpretrain(tmp_path):
-    result = run_without("mmpretrain", "train", ROOT / "configs" / "revcol_imagenet.py", "--work-dir", tmp_path)
-    assert result.returncode == 2
-    assert "revcol_imagenet.py cannot be read: mmpretrain is not installed" in result.stderr
-    assert "Traceback" not in result.stderr
+    imports = tmp_path / "imports.py"  # fails at the import; in OneDL, the other config fails at `_base_` already
+    imports.write_text('custom_imports = dict(imports=["backbones.classification"], allow_failed_imports=False)')
+    for config in (ROOT / "configs" / "revcol_imagenet.py", imports):
+        result = run_without("mmpretrain", "train", config, "--work-dir", tmp_path)
+        assert result.returncode == 2, result.stderr
+        assert re.search(rf"error: .*{config.name} cannot be read: .*mmpretrain", result.stderr), result.stderr
+        assert "Traceback" not in result.stderr
 
 
 # ------------------------------------------------------------------------------------------------ train, kill, resume

@@ -6,6 +6,7 @@ import pytest
 import timm
 import torch
 import torch.nn.functional as F
+from official import assert_equal, load, load_weights
 from torch import nn
 
 from backbones import DeiT, PlainViT
@@ -16,25 +17,6 @@ from backbones.pyramid import to_stride
 from backbones.vit import VIT_ARCHS, ViTTrunk
 
 ARCH = dict(embed_dims=48, depth=4, num_heads=4)
-
-
-def assert_equal(got, expected):
-    """Equal up to float32 rounding: 1e-5 of the largest value."""
-    torch.testing.assert_close(got, expected, rtol=0, atol=1e-5 * expected.abs().max().item())
-
-
-def load(fixtures, name):
-    file = torch.load(fixtures / f"{name}.pt", weights_only=True)
-    config = file["config"]
-    arch = dict(embed_dims=config["embed_dim"], depth=config["depth"], num_heads=config["num_heads"])
-    return file, arch
-
-
-def load_weights(net, weights):
-    """Our part of an official state dict; nothing of ours may be missing."""
-    own = {key: value for key, value in weights.items() if not key.startswith(net.classifier_keys)}
-    net.load_state_dict(own)
-    return net.eval()
 
 
 # -- official numbers

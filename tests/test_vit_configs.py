@@ -1,15 +1,11 @@
 """The plain-ViT configs: recipes, sizes, optimiser groups, and short runs of the tools on small models."""
 
 import json
-from functools import cache
 from pathlib import Path
 
 import pytest
 import torch
-from conftest import ROOT
-from mmengine.config import Config
-from mmengine.optim import build_optim_wrapper
-from mmengine.registry import MODELS, init_default_scope
+from config_models import build, count, names, optimizer_settings, path, read
 from tool_runs import verb
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
@@ -20,24 +16,8 @@ from backbones.layers import LayerNorm2d
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation doesn't accept a copy:DeprecationWarning")
 
 FAMILIES = ("vit", "deit", "cait", "deepvit", "ceit", "hybrid-vit")
-COCO = sorted(f.stem for f in (ROOT / "configs").glob("*it*_maskrcnn_coco.py"))
+COCO = names("*it*_maskrcnn_coco")
 VITDET = {"vit": 91_449_024, "vit-large": 311_237_888, "vit-huge": 641_756_992}  # parameters with pyramid, as published
-
-
-def path(name: str) -> Path:
-    return ROOT / "configs" / f"{name}.py"
-
-
-@cache
-def read(name: str) -> Config:
-    return Config.fromfile(path(name))
-
-
-@cache
-def build(name: str) -> nn.Module:
-    init_default_scope("mmdet")
-    with torch.device("meta"):
-        return MODELS.build(read(name).model)
 
 
 # ------------------------------------------------------------------------------------------------------------ recipes
@@ -107,7 +87,7 @@ def test_batch_norms_are_frozen(name):
 def test_parameters_are_the_published_ones(name):
     backbone = build(f"{name}_maskrcnn_coco").backbone
     unread = backbone.embed_dims  # the official position table keeps the class token's row, which nothing reads
-    assert sum(p.numel() for p in backbone.parameters()) + unread == VITDET[name]
+    assert count(backbone) + unread == VITDET[name]
 
 
 @pytest.mark.parametrize("name", COCO)
@@ -128,16 +108,8 @@ def test_heads_normalise_channels():
 
 
 # ---------------------------------------------------------------------------------------------------------- optimiser
-def settings(name: str) -> tuple[nn.Module, dict[str, tuple[float, float]]]:
-    """A config's model, and {parameter: (learning rate, weight decay)}."""
-    model = build(name)
-    wrapper = build_optim_wrapper(model, {**read(name).optim_wrapper, "type": "OptimWrapper"})  # AMP needs a GPU
-    groups = wrapper.optimizer.param_groups
-    return model, {name: (g["lr"], g["weight_decay"]) for g in groups for name in g["param_names"]}
-
-
 def test_learning_rates_and_weight_decay_are_the_official_ones():
-    _, got = settings("vit_maskrcnn_coco")
+    got = optimizer_settings("vit_maskrcnn_coco")
     for name, depth, decay in [
         ("backbone.pos_embed", 0, 0.0),
         ("backbone.patch_embed.proj.weight", 0, 0.1),
@@ -154,14 +126,14 @@ def test_learning_rates_and_weight_decay_are_the_official_ones():
 
 
 def test_everything_decays_in_the_largest_model():
-    _, got = settings("vit-huge_maskrcnn_coco")
+    got = optimizer_settings("vit-huge_maskrcnn_coco")
     assert {decay for _, decay in got.values()} == {0.1}
     assert got["backbone.pos_embed"][0] == pytest.approx(1e-4 * 0.9**33)
 
 
 @pytest.mark.parametrize("name", [name for name in COCO if name != "vit-huge_maskrcnn_coco"])
 def test_weight_decay_spares_the_trunks_norms_scales_and_positions(name):
-    model, got = settings(name)
+    model, got = build(name), optimizer_settings(name)
     spared = {
         f"backbone.{module}.{parameter}"
         for module, norm in model.backbone.named_modules()
@@ -185,7 +157,7 @@ def test_sample_configs_differ_from_revcols_in_the_backbone_only(family):
 def test_sample_backbones_are_of_about_one_size(family):
     name = f"{family}_maskrcnn_sample"
     backbone = build(name).backbone
-    assert sum(p.numel() for p in backbone.parameters()) == pytest.approx(3.2e6, rel=0.1)
+    assert count(backbone) == pytest.approx(3.2e6, rel=0.1)
     assert list(backbone.out_channels) == read(name).model.neck.in_channels
     assert backbone.norm_eval is False
 
@@ -246,8 +218,8 @@ OF_FAMILY = {
 
 def train(family: str, work_dir: Path, *arguments) -> tuple[dict[int, float], dict[str, float]]:
     """Trains in this process; returns {iteration: loss} and the metrics of the evaluation at the end."""
-    names = {"experiment_name": work_dir.name, "visualizer.name": work_dir.name}  # mmengine keeps one of each name
-    options = [f"{key}={value}" for key, value in {**SMALL, **OF_FAMILY[family], **names}.items()]
+    own = {"experiment_name": work_dir.name, "visualizer.name": work_dir.name}  # mmengine keeps one of each name
+    options = [f"{key}={value}" for key, value in {**SMALL, **OF_FAMILY[family], **own}.items()]
     config = path(f"{family}_maskrcnn_coco")
     verb("train", config, *arguments, "--work-dir", work_dir, "--cfg-options", *options)
     (file,) = work_dir.glob("*/vis_data/scalars.json")
@@ -257,6 +229,7 @@ def train(family: str, work_dir: Path, *arguments) -> tuple[dict[int, float], di
 
 
 @pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.slow
 def test_trains_evaluates_and_resumes(family, data, tmp_path):
     whole, resumed = tmp_path / f"{family}-whole", tmp_path / f"{family}-resumed"
     losses, metrics = train(family, whole, "--data-root", data)

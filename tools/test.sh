@@ -1,7 +1,17 @@
 #!/usr/bin/env bash
-# Make the environment, then run the whole test suite. Arguments go to pytest: bash tools/test.sh -k revcol
+# Make the environment, then run the tests, one process per core.
+#
+#   bash tools/test.sh               everything
+#   bash tools/test.sh quick         without trainings, builds and other long processes
+#   bash tools/test.sh -k revcol     other arguments go to pytest
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
 bash tools/env.sh
-exec .venv/bin/python -m pytest "$@"
+selection=()
+if [ "${1:-}" = quick ]; then
+    selection=(-m "not slow")
+    shift
+fi
+export OMP_NUM_THREADS=1 # each process has a core of its own
+exec .venv/bin/python -m pytest -n "$(nproc)" --dist loadfile "${selection[@]}" "$@"

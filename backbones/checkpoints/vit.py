@@ -59,25 +59,25 @@ def adapt_vit_weights(model: Transformer, weights: dict[str, Tensor]) -> list[st
     return _fit_tokens(model, weights)
 
 
-def _check_patches(name: str, weights: Mapping[str, Tensor], own: Mapping[str, Tensor], stride: int) -> None:
+def _check_patches(name: str, weights: Mapping[str, Tensor], current: Mapping[str, Tensor], stride: int) -> None:
     if name in weights:
-        (_, channels, *theirs), (_, own_channels, *ours) = weights[name].shape, own[name].shape
-        if channels == own_channels and theirs != ours:
+        (_, channels, *theirs), (_, our_channels, *ours) = weights[name].shape, current[name].shape
+        if channels == our_channels and theirs != ours:
             raise CheckpointError(
                 f"{name} has a kernel of {_by(theirs)} in the file and of {_by(ours)} in the model; "
                 f"choose an arch with patch_size={theirs[0] * stride // ours[0]}"  # convolutions may come before
             )
 
 
-def _check_layer_scale(weights: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> None:
-    if "blocks.0.gamma_1" in weights and "blocks.0.gamma_1" not in own:
+def _check_layer_scale(weights: Mapping[str, Tensor], current: Mapping[str, Tensor]) -> None:
+    if "blocks.0.gamma_1" in weights and "blocks.0.gamma_1" not in current:
         raise CheckpointError(
             "the file has LayerScale (blocks.0.gamma_1) and the model has none; pass layer_scale_init_value=1e-6"
         )
 
 
-def _check_rel_pos(weights: Mapping[str, Tensor], own: Mapping[str, Tensor], stride: int) -> None:
-    theirs, ours = _rel_pos_grids(weights), _rel_pos_grids(own)
+def _check_rel_pos(weights: Mapping[str, Tensor], current: Mapping[str, Tensor], stride: int) -> None:
+    theirs, ours = _rel_pos_grids(weights), _rel_pos_grids(current)
     if not any(ours.get(block) != grid for block, grid in theirs.items()):
         return
 

@@ -112,8 +112,8 @@ def similarity_loss(inputs: list[BlockInput]) -> Tensor:
         inputs: From :func:`recorded_blocks`.
 
     The published recipe for 32 blocks regularises the cosine similarity between the maps of different blocks; which
-    blocks the official code compares, and with what weight, could not be verified. Neighbours are what the paper
-    measures.
+    blocks the official code compares, and with what weight, could not be verified. The paper
+    measures neighbours.
     """
 
     def similarity(a: BlockInput, b: BlockInput) -> Tensor:

@@ -27,7 +27,8 @@ class DenseClassifier(ImageClassifier):
         data_preprocessor: As for mmpretrain's ``ImageClassifier``; its ``num_classes`` are the head's unless given.
         kwargs: As for mmpretrain's ``ImageClassifier``: ``train_cfg`` (mixup and cutmix), ``init_cfg``.
             ``init_cfg=dict(type='Pretrained', checkpoint=...)`` takes published classification files as they are, and
-            this package's own; with ``reset_head=True`` also those of other classes, whose layers for them start anew.
+            this package's own; with ``reset_head=True`` also those of other classes, whose
+            last layers are reinitialised.
 
     Raises:
         ValueError: for another backbone, and for the head of another backbone.
@@ -103,7 +104,7 @@ class DenseClassifier(ImageClassifier):
         if classes and not self.reset_head:
             raise CheckpointError(
                 f"the head has another number of classes: {', '.join(other.values())}. Add reset_head=True to init_cfg "
-                "(tools/train.py: --reset-head) to take over everything else and start these anew"
+                "(tools/train.py: --reset-head) to load everything else and reinitialise these"
             )
         if classes:
             for name in other:

@@ -120,8 +120,8 @@ class Unregistered(list):
 def _names_weights(settings: Any) -> bool:
     """Whether the config of a model names weights anywhere, in the words of mmengine, timm or Hugging Face."""
     if isinstance(settings, dict):
-        own = any(settings.get(key) for key in ("checkpoint", "checkpoint_path", "pretrained"))
-        return own or any(map(_names_weights, settings.values()))
+        named = any(settings.get(key) for key in ("checkpoint", "checkpoint_path", "pretrained"))
+        return named or any(map(_names_weights, settings.values()))
     return isinstance(settings, (list, tuple)) and any(map(_names_weights, settings))
 
 
@@ -167,7 +167,7 @@ class DistilledClassifier(DenseClassifier):
         return self._teacher[0]
 
     def init_weights(self) -> None:
-        """Initialises the student, and builds the teacher: what does not fit is refused before training."""
+        """Initialises the student and builds the teacher, which is refused before training if it does not fit."""
         super().init_weights()
         _ = self.teacher
 
@@ -196,7 +196,7 @@ class DistilledClassifier(DenseClassifier):
         try:
             with torch.no_grad():
                 logits = teacher(image)
-        except Exception as error:  # networks of fixed size fail in ways of their own
+        except Exception as error:  # networks of fixed size raise errors of many types
             raise SetupError(
                 f"the teacher cannot take the student's images of {height} x {width} pixels ({error}); take a teacher "
                 "for this size, or set the images and the student's img_size to the teacher's"

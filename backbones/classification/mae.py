@@ -102,13 +102,13 @@ class MaskedAutoencoder(BaseSelfSupervisor):
         Args:
             inputs: ``(B, 3, img_size, img_size)``.
             data_samples: Not read.
-            noise: ``(B, N)``; the patches with the smallest values are left. Drawn anew by default.
+            noise: ``(B, N)``; the patches with the smallest values stay visible. Random by default.
         """
         latent, kept = self.encode(inputs, noise)
         return dict(loss=self.head.loss(self.decode(latent, kept), inputs, self.mask(kept)))
 
     def encode(self, images: Tensor, noise: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """Runs the backbone on what is left.
+        """Runs the backbone on the visible patches.
 
         Returns:
             Tokens ``(B, 1 + kept, C)``, the class token first, and the places of the others ``(B, kept)``.
@@ -130,7 +130,7 @@ class MaskedAutoencoder(BaseSelfSupervisor):
         return self.norm(tokens), kept
 
     def decode(self, latent: Tensor, kept: Tensor) -> Tensor:
-        """From what :meth:`encode` returns, the pixels of all patches ``(B, N, stride * stride * 3)``."""
+        """Pixels of all patches, ``(B, N, stride * stride * 3)``, from the output of :meth:`encode`."""
         x = self.decoder_embed(latent)
         places = self.mask_token.to(x.dtype).expand(len(x), self.num_patches, -1)
         places = places.scatter(1, kept[:, :, None].expand(-1, -1, x.shape[2]), x[:, 1:])

@@ -45,8 +45,10 @@ def load_config(args: argparse.Namespace) -> Config:
         if scope in HOSTS:
             import_host(scope)
     except (FileNotFoundError, ImportError) as error:
-        reason = f" ({error.__context__})" if error.__context__ else ""  # mmengine hides it
-        raise UsageError(f"{args.config} cannot be read: {error}{reason}") from error
+        reason: BaseException = error
+        while isinstance(reason.__context__, ImportError):  # mmengine lists sys.path instead of the missing module
+            reason = reason.__context__
+        raise UsageError(f"{args.config} cannot be read: {reason}") from error
     init_default_scope(scope)
     cfg.launcher = args.launcher
     if args.data_root:

@@ -44,21 +44,21 @@ def _arguments(function: Any) -> set[str]:
 
 
 REGISTRIES = [
-    *(registries.MODELS, registries.DATASETS, registries.TRANSFORMS, registries.DATA_SAMPLERS, registries.TASK_UTILS),
-    *(
-        registries.OPTIMIZERS,
-        registries.OPTIM_WRAPPERS,
-        registries.PARAM_SCHEDULERS,
-        registries.LOOPS,
-        registries.HOOKS,
-    ),
-    *(
-        registries.METRICS,
-        registries.EVALUATOR,
-        registries.VISUALIZERS,
-        registries.VISBACKENDS,
-        registries.LOG_PROCESSORS,
-    ),
+    registries.MODELS,
+    registries.DATASETS,
+    registries.TRANSFORMS,
+    registries.DATA_SAMPLERS,
+    registries.TASK_UTILS,
+    registries.OPTIMIZERS,
+    registries.OPTIM_WRAPPERS,
+    registries.PARAM_SCHEDULERS,
+    registries.LOOPS,
+    registries.HOOKS,
+    registries.METRICS,
+    registries.EVALUATOR,
+    registries.VISUALIZERS,
+    registries.VISBACKENDS,
+    registries.LOG_PROCESSORS,
 ]
 
 # Allowed keys of the dicts without a ``type``, by their place in the config.

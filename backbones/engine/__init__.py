@@ -1,4 +1,4 @@
-"""What training with these backbones needs of the runner. Registered in mmengine's root registries."""
+"""Layer-wise learning rates and resumable training, registered in mmengine's root registries."""
 
 from . import resumable
 from .layer_decay import DenseLayerDecayOptimWrapperConstructor

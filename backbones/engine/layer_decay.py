@@ -33,7 +33,7 @@ class DenseLayerDecayOptimWrapperConstructor(DefaultOptimWrapperConstructor):
     Raises:
         ValueError: for other options, a rate outside (0, 1], or a model without ``get_layer_depth``.
 
-    Source: the rule of BEiT (arXiv:2106.08254) with the depths of each backbone's own paper.
+    Source: the rule of BEiT (arXiv:2106.08254) with the depths of each backbone's paper.
 
     Example:
         >>> optim_wrapper = dict(

@@ -1,8 +1,8 @@
-"""Random numbers that do not depend on a run's history, so that a resumed run does what the killed one would have done.
+"""Random numbers that follow from counters, so that a resumed run repeats the curve of an uninterrupted one.
 
-mmengine restores weights, optimiser and schedules, but neither the state of the random generators nor that of the
-data-loading workers. Saving those states would tie a checkpoint to the number of workers and to what they had loaded
-ahead. Here every random number follows from a counter instead, and nothing has to be saved:
+mmengine restores weights, optimiser and schedules, but neither the random generators nor the data-loading workers.
+Saved generator states would tie a checkpoint to the number of workers and to their prefetched samples. Here every
+random number follows from a counter, and no state is saved:
 
 - augmentation of a sample: from (seed, rank, epoch, position in the epoch), whichever worker loads it;
 - the model's own draws (drop-path, sampling of proposals): from (seed, rank, iteration).
@@ -43,9 +43,9 @@ class SeededSampler(Sampler):
     """Another sampler, whose indices say which random numbers belong to them.
 
     Args:
-        dataset: What is sampled.
+        dataset: The data set.
         sampler: Config of the sampler that chooses the indices.
-        seed: Seed of this sampler and, unless it names its own, of the inner one.
+        seed: Seed of this sampler, and of the inner one unless its config has a seed.
     """
 
     def __init__(self, dataset: Any, sampler: dict, seed: int | None = None) -> None:
@@ -78,7 +78,7 @@ class SeededSampler(Sampler):
 
 @DATASETS.register_module()
 class SeededDataset:
-    """Another data set, which it stands for in everything, seeded anew for every sample of a :class:`SeededSampler`.
+    """Wraps a data set and seeds the generators before each sample of a :class:`SeededSampler`.
 
     Args:
         dataset: Config of the data set.

@@ -17,7 +17,7 @@ Bias = tuple[Tensor, Tensor]  # (B, h, N, rows) and (B, h, N, columns)
 
 
 class Attention(nn.Module):
-    """Softmax attention; a subclass changes what happens between scores and values by overriding :meth:`attend`.
+    """Softmax attention; subclasses override :meth:`attend`, the part from scores to values.
 
     Args:
         embed_dims: C, a multiple of ``num_heads``.
@@ -102,7 +102,7 @@ def fold_bias(q: Tensor, k: Tensor, scale: float, bias: Bias | None) -> tuple[Te
     Args:
         q: ``(B, h, N, d)``.
         k: ``(B, h, N, d)``.
-        scale: The caller's factor of the products; the bias is divided by it beforehand.
+        scale: The caller's factor of the products, by which the bias is divided here.
         bias: As from :func:`relative_bias`; None returns q and k as they are.
 
     Returns:

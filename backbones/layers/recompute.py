@@ -1,4 +1,4 @@
-"""Recomputing a block in backward instead of storing what it holds."""
+"""Recomputing a block in backward instead of storing its activations."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from torch.utils.checkpoint import checkpoint
 def recompute(block: nn.Module, *args: Any) -> Any:
     """``block(*args)``, of which only ``args`` are kept for backward, where the block runs again.
 
-    The block must draw nothing at random. Batch norms count the batch once: what the second run does to their running
-    statistics is thrown away.
+    The block must be deterministic. Batch norms count the batch once: the second run leaves their running statistics
+    unchanged.
     """
     kwargs: dict[str, Any] = dict(use_reentrant=False, preserve_rng_state=False)
-    # The compiler takes no context; it keeps what changes buffers out of the second run by itself.
+    # The compiler takes no context; it keeps buffer updates out of the second run by itself.
     if not torch.compiler.is_compiling():
         kwargs["context_fn"] = lambda: (nullcontext(), without_statistics(block))
     return checkpoint(block, *args, **kwargs)
@@ -28,7 +28,7 @@ class without_statistics:
     """Context in which batch norms update copies of their buffers, thrown away at its end; can be entered repeatedly.
 
     Args:
-        module: What holds the batch norms, or is one.
+        module: A module with batch norms, or a batch norm.
     """
 
     def __init__(self, module: nn.Module) -> None:
