@@ -1,7 +1,7 @@
 # The checks of laptop and CI: `make check` changes nothing, `make fix` repairs what can be repaired by machine.
 BIN := .venv/bin
 
-.PHONY: check env format lint types test fix
+.PHONY: check env format lint types test fix docs
 
 check: format lint types test
 
@@ -19,6 +19,9 @@ types: env
 
 test: env
 	$(BIN)/python -m pytest
+
+docs: env
+	$(BIN)/python -m mkdocs build --strict
 
 fix: env
 	$(BIN)/ruff check --fix .
