@@ -22,16 +22,18 @@ def tables() -> str:
 
     lines: list[str] = []
     for name, models in groupby(sorted(zoo.load(), key=task), key=task):
-        lines += [f"## {name}", "", "| config | data | parameters (M) | backbone GMACs | published | ours | initial weights |"]
+        lines += [f"## {name}", ""]
+        lines += ["| config | data | parameters (M) | backbone GMACs | published | ours | initial weights |"]
         lines.append("| --- | --- | ---: | ---: | --- | --- | --- |")
         for model in models:
             data, weights = model["Metadata"], model.get("Initial weights")
             published, ours = map(metrics, zoo.results(model))
             link = f"[file]({weights['URL']}), {weights['License']}" if weights else "-"
             size = "x".join(map(str, data["Input size"]))
-            gmacs = f"{data['Backbone GMACs']} at {size}"
+            gmacs = f"{data.get('Backbone GMACs', '-')} at {size}"
             lines.append(
-                f"| `{model['Name']}` | {data['Training Data']} | {data['Parameters (M)']} | {gmacs} | {published} | {ours} | {link} |"
+                f"| `{model['Name']}` | {data['Training Data']} | "
+                f"{data.get('Parameters (M)', '-')} | {gmacs} | {published} | {ours} | {link} |"
             )
         lines.append("")
     return "\n".join(lines)

@@ -43,7 +43,12 @@ def table(models: list[dict]) -> str:
     for model in models:
         data = model["Metadata"]
         lines.append(
-            (model["Name"], str(data["Parameters (M)"]), str(data["Backbone GMACs"]), *map(metrics, zoo.results(model)))
+            (
+                model["Name"],
+                str(data.get("Parameters (M)", "-")),
+                str(data.get("Backbone GMACs", "-")),
+                *map(metrics, zoo.results(model)),
+            )
         )
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     return "\n".join("  ".join(cell.ljust(w) for cell, w in zip(line, widths, strict=True)).rstrip() for line in lines)
