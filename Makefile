@@ -20,6 +20,9 @@ types: env
 test:
 	bash tools/test.sh
 
+docs: env
+	$(BIN)/python -m mkdocs build --strict
+
 fix: env
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .

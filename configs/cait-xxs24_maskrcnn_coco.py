@@ -1,7 +1,6 @@
 """Mask R-CNN, CaiT-XXS24, COCO 2017, ViTDet's recipe.
 
 Run:    python tools/train.py configs/cait-xxs24_maskrcnn_coco.py
-Result: not yet run here. Published: none with this pyramid.
 """
 
 _base_ = "./cait_maskrcnn_coco.py"

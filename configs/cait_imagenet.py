@@ -1,8 +1,8 @@
 """CaiT-S24, ImageNet-1k, 400 epochs: DeiT's recipe.
 
 Run:    torchrun --nproc_per_node=8 tools/train.py configs/cait_imagenet.py --launcher pytorch
-Result: not yet run here. Published: top-1 83.5 for weights trained with distillation, 47 M parameters, 9.4 GFLOPs (CaiT
-        readme). The code of that distillation was not released; this trains without.
+
+The authors' weights are distilled; their code for that is not released, and this config trains without.
 
 LayerScale starts at 1e-5, as published for this depth. The number of epochs is the paper's; the authors' code sets
 neither it nor the rate of drop path, which is that of a JAX port. Validation is on the centre of the image whose

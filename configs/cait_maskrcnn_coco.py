@@ -1,9 +1,8 @@
 """Mask R-CNN, CaiT-S24, COCO 2017, ViTDet's recipe.
 
 Run:    python tools/train.py configs/cait_maskrcnn_coco.py
-Result: not yet run here. Published: none with this pyramid.
 
-What differs from vit_maskrcnn_coco.py: the global blocks and the layer-wise decay are those of ViTDet's trunk with 24
+Differences from vit_maskrcnn_coco.py: the global blocks and the layer-wise decay are those of ViTDet's trunk with 24
 blocks, and layer scales have no weight decay. Drop-path is the same in every block, as CaiT was trained.
 """
 

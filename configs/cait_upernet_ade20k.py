@@ -1,9 +1,8 @@
 """UPerNet, CaiT-S24, ADE20K, crops of 512, 160k iterations, MAE's recipe.
 
 Run:    python tools/train.py configs/cait_upernet_ade20k.py
-Result: not yet run here. Published: none.
 
-What differs from vit_upernet_ade20k.py: the tapped blocks are those of BEiT-L, which has 24 blocks, too, the layer-wise
+Differences from vit_upernet_ade20k.py: the tapped blocks are those of BEiT-L, which has 24 blocks, too, the layer-wise
 decay is that of MAE's fine-tuning with 24 blocks, and the decoder is as narrow as the trunk.
 """
 

@@ -1,7 +1,6 @@
 """CeiT-S, ImageNet-1k, 300 epochs: DeiT's recipe, as in the official code.
 
 Run:    torchrun --nproc_per_node=8 tools/train.py configs/ceit_imagenet.py --launcher pytorch
-Result: not yet run here. Published: top-1 82.0, 24.2 M parameters (CeiT readme).
 
 The positions of the layers (pos_layer_embed of the head) do decay: the official code's list of what is spared omits them.
 """

@@ -2,9 +2,8 @@
 
 Run:    python tools/train.py configs/ceit_maskrcnn_coco.py --cfg-options model.backbone.init_cfg.checkpoint=PATH
             (weights: on Google Drive, linked in the readme of coeusguo/ceit)
-Result: not yet run here. Published: none with this pyramid.
 
-What differs from vit_maskrcnn_coco.py: batch norms are frozen, since a GPU holds four images only.
+Differences from vit_maskrcnn_coco.py: batch norms are frozen, since a GPU holds four images only.
 """
 
 _base_ = "./vit_maskrcnn_coco.py"

@@ -1,7 +1,6 @@
 """DeepViT with 32 blocks, ImageNet-1k, 300 epochs: kept apart by a loss on the attention maps.
 
 Run:    torchrun --nproc_per_node=8 tools/train.py configs/deepvit-32b_imagenet.py --launcher pytorch
-Result: not yet run here. Published: top-1 80.9, 48.1 M parameters (DeepViT readme).
 
 As published, mixup of 0.1, no cutmix, and a cosine regulariser between the maps of different blocks. Which blocks the
 official code compares is not known, nor whether its option "cos_reg_component 12" is the weight: here neighbours are, with

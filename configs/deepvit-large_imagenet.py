@@ -1,7 +1,6 @@
 """DeepViT-L, ImageNet-1k, 300 epochs: DeiT's recipe.
 
 Run:    torchrun --nproc_per_node=8 tools/train.py configs/deepvit-large_imagenet.py --launcher pytorch
-Result: not yet run here. Published: top-1 83.1 (DeepViT readme).
 """
 
 _base_ = "./deepvit_imagenet.py"

@@ -1,7 +1,6 @@
 """Mask R-CNN, DeepViT-L, COCO 2017, ViTDet's recipe.
 
 Run:    python tools/train.py configs/deepvit-large_maskrcnn_coco.py   (weights: see the small one)
-Result: not yet run here. Published: none with this pyramid.
 """
 
 _base_ = "./deepvit_maskrcnn_coco.py"

@@ -1,7 +1,6 @@
 """DeepViT-S, ImageNet-1k, 300 epochs: DeiT's recipe.
 
 Run:    torchrun --nproc_per_node=8 tools/train.py configs/deepvit_imagenet.py --launcher pytorch
-Result: not yet run here. Published: top-1 82.3 (DeepViT readme).
 
 Official are the drop path and the normalisation of images; the rest of the official settings could not be verified and is
 DeiT's. Validation is on the centre of the image whose short side is 248.

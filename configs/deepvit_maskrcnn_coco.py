@@ -2,9 +2,8 @@
 
 Run:    python tools/train.py configs/deepvit_maskrcnn_coco.py --cfg-options model.backbone.init_cfg.checkpoint=PATH
             (weights: on Google Drive, linked in the readme of zhoudaquan/dvit_repo)
-Result: not yet run here. Published: none with this pyramid.
 
-What differs from vit_maskrcnn_coco.py: normalisation and drop-path are those of DeepViT's own training, the layer-wise
+Differences from vit_maskrcnn_coco.py: normalisation and drop-path are those of DeepViT's own training, the layer-wise
 decay lies between those of ViTDet's trunks with 12 and with 24 blocks, and batch norms are frozen.
 """
 

@@ -1,7 +1,6 @@
 """Mask R-CNN, DeiT-S distilled, COCO 2017, ViTDet's recipe.
 
 Run:    python tools/train.py configs/deit-small_maskrcnn_coco.py
-Result: not yet run here. Published: none with this pyramid.
 """
 
 _base_ = "./deit_maskrcnn_coco.py"

@@ -1,7 +1,6 @@
 """Mask R-CNN, DeiT-B distilled, COCO 2017, ViTDet's recipe.
 
 Run:    python tools/train.py configs/deit_maskrcnn_coco.py
-Result: not yet run here. Published: none with this pyramid.
 
 The schedule, augmentation and optimiser are those of vit_maskrcnn_coco.py, of whose trunk DeiT-B differs in the weights only.
 """

@@ -1,7 +1,6 @@
 """UPerNet, DeiT-B distilled, ADE20K, crops of 512, 160k iterations, MAE's recipe.
 
 Run:    python tools/train.py configs/deit_upernet_ade20k.py
-Result: not yet run here. Published: none with this pyramid.
 """
 
 _base_ = "./vit_upernet_ade20k.py"

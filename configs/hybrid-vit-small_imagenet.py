@@ -1,7 +1,6 @@
 """R26+ViT-S/32, ImageNet-1k from scratch, 300 epochs: AugReg's recipe for ViT-S/32 ("light2").
 
 Run:    torchrun --nproc_per_node=8 tools/train.py configs/hybrid-vit-small_imagenet.py --launcher pytorch --auto-scale-lr
-Result: not yet run here. Published: none from scratch; 81.86 from ImageNet-21k (timm's results).
 """
 
 _base_ = "./hybrid-vit_imagenet.py"

@@ -1,7 +1,6 @@
 """R50+ViT-B/16, ImageNet-1k from scratch, 300 epochs: AugReg's recipe for ViT-B/16.
 
 Run:    torchrun --nproc_per_node=8 tools/train.py configs/hybrid-vit_imagenet.py --launcher pytorch --auto-scale-lr
-Result: not yet run here. Published: none from scratch; 84.99 from ImageNet-21k at 384 pixels (timm's results).
 
 From big_vision's config for arXiv:2106.10270 ("medium2"): AdamW 1e-3 for 4096 images a step (8 GPUs of 128 make 1024, and
 --auto-scale-lr a quarter of the rate), weight decay 1e-4 of each step, that is 0.1 in torch's terms, 10000 steps of

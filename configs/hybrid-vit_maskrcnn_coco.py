@@ -1,9 +1,8 @@
 """Mask R-CNN, R50+ViT-B/16, COCO 2017, ViTDet's recipe.
 
 Run:    python tools/train.py configs/hybrid-vit_maskrcnn_coco.py
-Result: not yet run here. Published: none for this detector.
 
-What differs from vit_maskrcnn_coco.py: normalisation is that of the weights, and the pyramid is the network's own (two
+Differences from vit_maskrcnn_coco.py: normalisation is that of the weights, and the pyramid is the network's own (two
 stages of the ResNet, two blocks) with the stock FPN behind it.
 """
 

@@ -1,9 +1,8 @@
 """UPerNet, R50+ViT-B/16, ADE20K, crops of 512, 160k iterations, MAE's recipe.
 
 Run:    python tools/train.py configs/hybrid-vit_upernet_ade20k.py
-Result: not yet run here. Published: none for this decoder.
 
-What differs from vit_upernet_ade20k.py: normalisation is that of the weights, and the pyramid is the network's own (two
+Differences from vit_upernet_ade20k.py: normalisation is that of the weights, and the pyramid is the network's own (two
 stages of the ResNet, two blocks).
 """
 

@@ -1,8 +1,6 @@
 """UPerNet, RevCol-B, ADE20K, crops of 640, 160k iterations: the official recipe for ImageNet-22k weights.
 
 Run:    python tools/train.py configs/revcol-base-22k_upernet_ade20k.py   (weights: see the tiny one)
-Result: not yet run here. Published: mIoU 52.7, 53.3 with multi-scale test, from ImageNet-22k weights (segmentation
-        readme of megvii-research/RevCol). For the parameters see the other base one.
 """
 
 _base_ = "./revcol-base_upernet_ade20k.py"

@@ -1,7 +1,6 @@
 """RevCol-B from ImageNet-22k weights, ImageNet-1k, 30 epochs of 384 pixels: the official fine-tuning.
 
 Run:    torchrun --nproc_per_node=8 tools/train.py configs/revcol-base_finetune_imagenet-384.py --launcher pytorch --auto-scale-lr
-Result: not yet run here. Published: top-1 86.7, 138 M parameters, 48.9 GFLOPs (RevCol readme).
 
 The learning rate is for 1024 images a step; 8 GPUs of 64 make 512, and --auto-scale-lr halves it. Images are validated
 whole, warped to a square. The published file: python tools/test.py with this config and revcol_base_22k_1kft_384.pth

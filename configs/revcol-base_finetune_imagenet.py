@@ -1,7 +1,6 @@
 """RevCol-B from ImageNet-22k weights, ImageNet-1k, 30 epochs of 224 pixels: the official fine-tuning.
 
 Run:    torchrun --nproc_per_node=8 tools/train.py configs/revcol-base_finetune_imagenet.py --launcher pytorch
-Result: not yet run here. Published: top-1 85.6, 138 M parameters, 16.6 GFLOPs (RevCol readme).
 
 The plain head, new; of the weights, which are downloaded at the first start, the four classifiers and the decoders are
 left out. A checkpoint of revcol-base_pretrain_imagenet-22k.py does as well: --cfg-options model.backbone.init_cfg.checkpoint=PATH

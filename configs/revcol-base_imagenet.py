@@ -1,7 +1,6 @@
 """RevCol-B with intermediate supervision, ImageNet-1k, 300 epochs: the official recipe.
 
 Run:    torchrun --nproc_per_node=8 tools/train.py configs/revcol-base_imagenet.py --launcher pytorch
-Result: not yet run here. Published: top-1 84.1, 138 M parameters (with the plain head), 16.6 GFLOPs (RevCol readme).
 """
 
 _base_ = "./revcol_imagenet.py"

@@ -1,7 +1,6 @@
 """DINO with five scales, RevCol-H, COCO 2017, after Objects365: the route of the paper's best detector.
 
 Run:    torchrun --nproc_per_node=8 tools/train.py configs/revcol-huge_dino_coco.py --launcher pytorch --auto-scale-lr
-Result: not yet run here. Published: box AP 63.8 on val2017 (RevCol-H, DINO, Objects365; arXiv:2212.11696).
 
 The authors released no config; revcol-huge_dino_objects365.py, which comes first, says what is taken from where. Chosen
 here: 18 epochs with decay at five sixths, 16 images a step, and images 1.5 times as large in training and testing.

@@ -2,7 +2,6 @@
 
 Run:    torchrun --nproc_per_node=8 tools/train.py configs/revcol-huge_dino_objects365.py --launcher pytorch \
             --auto-scale-lr
-Result: not yet run here. Published: none for this stage; see revcol-huge_dino_coco.py for the route's end.
 
 The authors released no detection config of RevCol-H. From the paper (arXiv:2212.11696): RevCol-H, pre-trained on their
 168 M images, in DINO, with Objects365 before COCO. From their segmentation config of RevCol-H: drop path, layer decay,

@@ -1,8 +1,8 @@
 """RevCol-H from weights of 168 M private images, ImageNet-1k, 20 epochs of 640 pixels: the official fine-tuning.
 
 Run:    torchrun --nproc_per_node=8 tools/train.py configs/revcol-huge_finetune_imagenet-640.py --launcher pytorch --auto-scale-lr
-Result: not yet run here. Published: top-1 90.0, 2.1 B parameters, 2537 GFLOPs (RevCol readme).
-        The published file: python tools/test.py with this config and revcol_huge_megdata_in1k.pth
+
+The published file: python tools/test.py with this config and revcol_huge_megdata_in1k.pth
 
 The learning rate is for 1024 images a step; the numbers of GPUs and of images on each are not published, 2 are chosen.
 """

@@ -1,9 +1,6 @@
 """UPerNet, RevCol-H, ADE20K, crops of 640, 160k iterations: the official recipe.
 
 Run:    python tools/train.py configs/revcol-huge_upernet_ade20k.py   (weights: see the tiny one)
-Result: not yet run here. Published: mIoU 57.8, 58.0 with multi-scale test, 2421 M parameters, from
-        MegData-168M weights (segmentation readme of megvii-research/RevCol; the classifier's file is the one of
-        revcol-huge_dino_objects365.py). The published parameters count 3x3 kernels; with 7x7 there are 2426 M.
 
 One image per GPU, 8 GPUs. Where the authors recompute each column in backward, ours are reversible.
 """

@@ -1,8 +1,6 @@
 """Cascade Mask R-CNN, RevCol-L, COCO 2017, 3x multi-scale.
 
 Run:    python tools/train.py configs/revcol-large_cascade-maskrcnn_coco.py   (weights: see the tiny one)
-Result: not yet run here. Published: box AP 55.9, mask AP 48.4, 330 M parameters, 1453 G FLOPs at 1280x800,
-        from ImageNet-22k weights (detection readme of megvii-research/RevCol).
 """
 
 _base_ = "./revcol_cascade-maskrcnn_coco.py"

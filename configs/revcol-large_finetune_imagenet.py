@@ -1,8 +1,8 @@
 """RevCol-L from ImageNet-22k weights, ImageNet-1k, 30 epochs of 224 pixels: the official fine-tuning.
 
 Run:    torchrun --nproc_per_node=8 tools/train.py configs/revcol-large_finetune_imagenet.py --launcher pytorch
-Result: not yet run here. Published: top-1 86.6, 273 M parameters, 39 GFLOPs (RevCol readme).
-        The published file: python tools/test.py with this config and revcol_large_22k_1kft_224.pth
+
+The published file: python tools/test.py with this config and revcol_large_22k_1kft_224.pth
 """
 
 _base_ = "./revcol-base_finetune_imagenet.py"

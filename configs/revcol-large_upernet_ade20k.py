@@ -1,8 +1,6 @@
 """UPerNet, RevCol-L, ADE20K, crops of 640, 160k iterations: the official recipe.
 
 Run:    python tools/train.py configs/revcol-large_upernet_ade20k.py   (weights: see the tiny one)
-Result: not yet run here. Published: mIoU 53.4, 53.7 with multi-scale test, 306 M parameters, 2610 G FLOPs at 2560x640,
-        from ImageNet-22k weights (segmentation readme of megvii-research/RevCol).
 """
 
 _base_ = "./revcol-base-22k_upernet_ade20k.py"

@@ -1,7 +1,6 @@
 """RevCol-S with intermediate supervision, ImageNet-1k, 300 epochs: the official recipe.
 
 Run:    torchrun --nproc_per_node=8 tools/train.py configs/revcol-small_imagenet.py --launcher pytorch
-Result: not yet run here. Published: top-1 83.5, 60 M parameters (with the plain head), 9.0 GFLOPs (RevCol readme).
 """
 
 _base_ = "./revcol_imagenet.py"

@@ -1,7 +1,6 @@
 """RevCol-XL from ImageNet-22k weights, ImageNet-1k, 30 epochs of 384 pixels: the official fine-tuning.
 
 Run:    torchrun --nproc_per_node=8 tools/train.py configs/revcol-xlarge_finetune_imagenet-384.py --launcher pytorch --auto-scale-lr
-Result: not yet run here. Published: top-1 88.2 (paper, arXiv:2212.11696).
 
 No weights were released: it starts from those of revcol-xlarge_pretrain_imagenet-22k.py.
 """

@@ -1,7 +1,6 @@
 """RevCol-XL with intermediate supervision, ImageNet-22k, 90 epochs: the official recipe.
 
 Run:    torchrun --nproc_per_node=8 tools/train.py configs/revcol-xlarge_pretrain_imagenet-22k.py --launcher pytorch
-Result: not yet run here. Published: none on 22k; fine-tuned 88.2 (paper, arXiv:2212.11696). No weights were released.
 """
 
 _base_ = "./revcol-base_pretrain_imagenet-22k.py"

@@ -2,8 +2,6 @@
 
 Run:    python tools/train.py configs/revcol_cascade-maskrcnn_coco.py \
             --cfg-options model.backbone.init_cfg.type=Pretrained model.backbone.init_cfg.checkpoint=PATH
-Result: not yet run here. Published: box AP 50.8, mask AP 44.0, 88 M parameters, 741 G FLOPs at 1280x800,
-        from ImageNet-1k weights (detection readme of megvii-research/RevCol).
 
 36 epochs, decay at 27 and 33; AdamW 2e-4 for 16 images a step (8 GPUs of 2; --auto-scale-lr for other numbers).
 """

@@ -1,7 +1,6 @@
 """RevCol-T with intermediate supervision, ImageNet-1k, 300 epochs: the official recipe.
 
 Run:    torchrun --nproc_per_node=8 tools/train.py configs/revcol_imagenet.py --launcher pytorch
-Result: not yet run here. Published: top-1 82.2, 30 M parameters (with the plain head), 4.5 GFLOPs (RevCol readme).
 
 AdamW 1e-3 for 1024 images a step (8 GPUs of 128; --auto-scale-lr for other numbers), 20 epochs of warm-up from 1e-5,
 cosine to 1e-6, mixed precision, moving average of the weights with 0.9999; both sets of weights are validated.

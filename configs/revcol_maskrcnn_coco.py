@@ -1,7 +1,6 @@
 """Mask R-CNN, RevCol-T, COCO 2017, 3x multi-scale.
 
 Run:    python tools/train.py configs/revcol_maskrcnn_coco.py
-Result: not yet run here. Published: none for Mask R-CNN; see revcol_cascade-maskrcnn_coco.py for the detector the paper used.
 
 The schedule, augmentation and optimiser are those of the official Cascade Mask R-CNN: 36 epochs, decay at 27 and 33,
 AdamW 2e-4 for 16 images a step (8 GPUs of 2; --auto-scale-lr for other numbers), mixed precision.

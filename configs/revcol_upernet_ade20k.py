@@ -2,8 +2,6 @@
 
 Run:    python tools/train.py configs/revcol_upernet_ade20k.py \
             --cfg-options model.backbone.init_cfg.type=Pretrained model.backbone.init_cfg.checkpoint=PATH
-Result: not yet run here. Published: mIoU 47.4, 47.6 with multi-scale test, 60 M parameters, 937 G FLOPs at 2048x512,
-        from ImageNet-1k weights (segmentation readme of megvii-research/RevCol).
 """
 
 _base_ = "./_base_/upernet_ade20k.py"

@@ -1,7 +1,6 @@
 """Mask R-CNN, ViTDet-H, COCO 2017, 75 epochs of large-scale jitter.
 
 Run:    python tools/train.py configs/vit-huge_maskrcnn_coco.py   (64 GPUs of 1)
-Result: not yet run here. Published: box AP 56.7, mask AP 50.2, from MAE weights (ViTDet readme of detectron2).
 """
 
 _base_ = "./vit_maskrcnn_coco.py"

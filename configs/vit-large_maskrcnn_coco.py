@@ -1,7 +1,6 @@
 """Mask R-CNN, ViTDet-L, COCO 2017, 100 epochs of large-scale jitter.
 
 Run:    python tools/train.py configs/vit-large_maskrcnn_coco.py   (32 GPUs of 2)
-Result: not yet run here. Published: box AP 55.5, mask AP 49.2, from MAE weights (ViTDet readme of detectron2).
 """
 
 _base_ = "./vit_maskrcnn_coco.py"

@@ -1,7 +1,6 @@
 """ViT-B/16, ImageNet-1k, 300 epochs: DeiT's recipe without distillation.
 
 Run:    torchrun --nproc_per_node=8 tools/train.py configs/vit_imagenet.py --launcher pytorch
-Result: not yet run here. Published: top-1 81.8, 86 M parameters (DeiT readme).
 
 AdamW 1e-3 for 1024 images a step (8 GPUs of 128; --auto-scale-lr for other numbers), 5 epochs of warm-up from 1e-6,
 cosine to 1e-5, mixed precision, in each epoch a third of the images in three versions each (repeated augmentation),

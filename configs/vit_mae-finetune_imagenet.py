@@ -1,7 +1,6 @@
 """ViT-B/16 from MAE's weights, ImageNet-1k, 100 epochs: the official fine-tuning.
 
 Run:    torchrun --nproc_per_node=8 tools/train.py configs/vit_mae-finetune_imagenet.py --launcher pytorch
-Result: not yet run here. Published: top-1 83.6 (MAE readme).
 
 MAE's weights are downloaded at the first start; their licence is CC BY-NC 4.0. One's own, of vit_mae-pretrain_imagenet.py, do as
 well: --cfg-options model.backbone.init_cfg.checkpoint=work_dirs/vit_mae-pretrain_imagenet/epoch_1600.pth

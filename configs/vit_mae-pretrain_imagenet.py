@@ -1,7 +1,6 @@
 """MAE pre-training of ViT-B, ImageNet-1k, 1600 epochs: the official recipe.
 
 Run:    torchrun --nproc_per_node=8 tools/train.py configs/vit_mae-pretrain_imagenet.py --launcher pytorch
-Result: not yet run here. Published: 83.6 top-1 after fine-tuning (MAE readme), and the start of vit_maskrcnn_coco.py.
 
     data/imagenet/train/n01440764/*.JPEG  ...      or any folder of folders of images: --data-root; labels are not read
 

@@ -1,9 +1,8 @@
 """UPerNet, ViT-B, ADE20K, crops of 512, 160k iterations: MAE's recipe in mmseg's settings.
 
 Run:    python tools/train.py configs/vit_upernet_ade20k.py
-Result: not yet run here. Published: mIoU 48.1 from MAE weights (arXiv:2111.06377, table 5), 48.13 with mmseg's
-        mae-base_upernet_8xb2-amp-160k_ade20k-512x512.py. Both add BEiT's relative positions, mmseg LayerScale, too; ours
-        has neither.
+
+MAE's segmentor adds BEiT's relative positions, which this one lacks.
 
 MAE's weights are downloaded at the first start; their licence is CC BY-NC 4.0.
 """

@@ -1,0 +1,91 @@
+"""The model zoo: reads ``configs/metafile.yml`` and checks its figures.
+
+A row states the parameters of the whole model and the GMACs of its backbone, attention included, for one image of the
+stated size.
+"""
+
+from __future__ import annotations
+
+from fnmatch import fnmatch
+from functools import cache
+from typing import Any
+
+import torch
+import yaml
+from torch.utils.flop_counter import FlopCounterMode, register_flop_formula
+
+from .config.shipped import config_folder
+
+OURS = "docs/RESULTS.md"  # the source of our own metrics
+TOLERANCE = 0.01  # relative; the metafile rounds
+
+
+def load() -> list[dict[str, Any]]:
+    """Models of the metafile, in its order."""
+    return yaml.safe_load((config_folder() / "metafile.yml").read_text())["Models"]
+
+
+def rows(pattern: str = "*") -> list[dict[str, Any]]:
+    """Models whose name matches a shell pattern; a pattern without wildcards also matches inside a name."""
+    if not set(pattern) & set("*?["):
+        pattern = f"*{pattern}*"
+    return [model for model in load() if fnmatch(model["Name"], pattern)]
+
+
+def results(model: dict[str, Any]) -> tuple[dict[str, float], dict[str, float]]:
+    """Published metrics of a row, and our own; each empty where there is none."""
+    published: dict[str, float] = {}
+    ours: dict[str, float] = {}
+    for result in model.get("Results", []):
+        (published if result["Source"] != OURS else ours).update(result["Metrics"])
+    return published, ours
+
+
+def measure(name: str, size: tuple[int, int]) -> tuple[float, float]:
+    """Parameters (millions) of the model of a config, and GMACs of its backbone; builds on the meta device.
+
+    Args:
+        name: File name of a shipped config.
+        size: Height and width of the image.
+    """
+    from mmengine.config import Config
+    from mmengine.registry import MODELS, init_default_scope
+
+    _register_formulas()
+    cfg = Config.fromfile(config_folder() / name)
+    scope = cfg.get("default_scope", "mmengine")
+    __import__(f"{scope}.models")
+    init_default_scope(scope)
+    settings = cfg.model
+    if "data_preprocessor" in cfg and "data_preprocessor" not in settings:
+        settings = {**settings, "data_preprocessor": cfg.data_preprocessor}
+    with torch.device("meta"), MODELS.switch_scope_and_registry(scope) as registry:
+        model = registry.build(settings)
+    counter = FlopCounterMode(display=False)
+    with torch.no_grad(), counter:
+        model.backbone.eval()(torch.empty(1, 3, *size, device="meta"))
+    return sum(p.numel() for p in model.parameters()) / 1e6, counter.get_total_flops() / 2e9
+
+
+def check(model: dict[str, Any]) -> list[str]:
+    """Compare the figures that a row states with its config; returns the differences."""
+    stated = model["Metadata"]
+    names = ("Parameters (M)", "Backbone GMACs")
+    got = measure(model["Config"].removeprefix("configs/"), tuple(stated["Input size"]))
+    return [
+        f"{model['Name']}: {name} is {value:.2f}, the metafile states {stated[name]}"
+        for name, value in zip(names, got, strict=True)
+        if name in stated and abs(value - stated[name]) > TOLERANCE * value
+    ]
+
+
+@cache
+def _register_formulas() -> None:
+    """Count the products of attention that is mixed over the heads, an operator of this package."""
+    from .layers import score_maps  # noqa: F401  (registers the operator)
+
+    @register_flop_formula(torch.ops.backbones.mixed_attention)
+    def _(q: Any, k: Any, v: Any, scale: float, pre: Any, *_: Any, **__: Any) -> int:
+        batch, heads, tokens, width = q
+        mixes = heads * (1 if pre is None else 2)
+        return 2 * batch * heads * tokens**2 * (width + v[-1] + mixes)

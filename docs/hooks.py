@@ -1,0 +1,39 @@
+"""Writes the zoo's tables into ``zoo.md`` while mkdocs builds."""
+
+from itertools import groupby
+from typing import Any
+
+from backbones import zoo
+from backbones.cli.zoo import metrics
+
+MARK = "<!-- zoo -->"
+
+
+def on_page_markdown(markdown: str, **_: Any) -> str:
+    """Replace the mark by one table per task."""
+    return markdown.replace(MARK, tables()) if MARK in markdown else markdown
+
+
+def tables() -> str:
+    """One table per task."""
+
+    def task(model: dict[str, Any]) -> str:
+        return model["Metadata"]["Task"]
+
+    lines: list[str] = []
+    for name, models in groupby(sorted(zoo.load(), key=task), key=task):
+        lines += [f"## {name}", ""]
+        lines += ["| config | data | parameters (M) | backbone GMACs | published | ours | initial weights |"]
+        lines.append("| --- | --- | ---: | ---: | --- | --- | --- |")
+        for model in models:
+            data, weights = model["Metadata"], model.get("Initial weights")
+            published, ours = map(metrics, zoo.results(model))
+            link = f"[file]({weights['URL']}), {weights['License']}" if weights else "-"
+            size = "x".join(map(str, data["Input size"]))
+            gmacs = f"{data.get('Backbone GMACs', '-')} at {size}"
+            lines.append(
+                f"| `{model['Name']}` | {data['Training Data']} | "
+                f"{data.get('Parameters (M)', '-')} | {gmacs} | {published} | {ours} | {link} |"
+            )
+        lines.append("")
+    return "\n".join(lines)
