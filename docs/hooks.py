@@ -30,10 +30,10 @@ def tables() -> str:
             published, ours = map(metrics, zoo.results(model))
             link = f"[file]({weights['URL']}), {weights['License']}" if weights else "-"
             size = "x".join(map(str, data["Input size"]))
-            gmacs = f"{data.get('Backbone GMACs', '-')} at {size}"
+            gmacs = f"{zoo.shown(data.get('FLOPs'), 1e9)} at {size}"
             lines.append(
                 f"| `{model['Name']}` | {data['Training Data']} | "
-                f"{data.get('Parameters (M)', '-')} | {gmacs} | {published} | {ours} | {link} |"
+                f"{zoo.shown(data.get('Parameters'), 1e6)} | {gmacs} | {published} | {ours} | {link} |"
             )
         lines.append("")
     return "\n".join(lines)

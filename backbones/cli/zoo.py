@@ -45,8 +45,8 @@ def table(models: list[dict]) -> str:
         lines.append(
             (
                 model["Name"],
-                str(data.get("Parameters (M)", "-")),
-                str(data.get("Backbone GMACs", "-")),
+                zoo.shown(data.get("Parameters"), 1e6),
+                zoo.shown(data.get("FLOPs"), 1e9),
                 *map(metrics, zoo.results(model)),
             )
         )
