@@ -18,16 +18,16 @@ Part = nn.Module | nn.Parameter
 class Backbone(BaseModule):
     """Presets, published weights, frozen stages and layer depths; the forward belongs to the subclass.
 
-    A subclass sets ``archs``, lists its parts in :meth:`stages`, and calls :meth:`_freeze` at the end of its
+    A subclass sets ``archs``, lists its parts in ``stages``, and calls ``_freeze`` at the end of its
     constructor.
 
     Args:
-        frozen_stages: -1 trains everything; ``n`` >= 0 freezes the first ``n + 1`` entries of :meth:`stages`, the first
+        frozen_stages: -1 trains everything; ``n`` >= 0 freezes the first ``n + 1`` entries of ``stages``, the first
             being the stem.
         norm_eval: Keep batch norms in eval mode during training (their statistics are then never updated).
         drop_path_rate: Largest chance, in [0, 1), of skipping a residual branch.
         init_cfg: mmengine's initialisation config. ``dict(type='Pretrained', checkpoint=PATH_OR_URL)`` goes to
-            :func:`backbones.checkpoints.load_pretrained`, which reads official files.
+            ``backbones.checkpoints.load_pretrained``, which reads official files.
 
     Raises:
         ValueError: for an unknown ``arch``, or ``frozen_stages`` outside the stages.
@@ -168,7 +168,7 @@ class Backbone(BaseModule):
 class DenseBackbone(Backbone):
     """Image in, a tuple of feature maps out, finest first.
 
-    A subclass calls :meth:`_set_levels` with the channels and strides of all its levels.
+    A subclass calls ``_set_levels`` with the channels and strides of all its levels.
 
     Attributes:
         out_indices: Indices of the returned levels.

@@ -1,6 +1,6 @@
 """CaiT: deep image transformers whose heads talk (Touvron et al., ICCV 2021, arXiv:2103.17239).
 
-The self-attention part is the backbone. Class attention (:class:`ClassAttentionBlock`) reads the patches and never
+The self-attention part is the backbone. Class attention (``ClassAttentionBlock``) reads the patches and never
 changes them, so a detector does without it; classification puts it behind the last block.
 """
 
@@ -24,7 +24,7 @@ from .trunk import NORM_EPS, Block, Trunk
 class TalkingHeadAttention(Attention):
     """Attention whose heads are mixed before and after the softmax (Shazeer et al., arXiv:2003.02436).
 
-    The maps of all heads are needed at once, so fused attention does not apply; :func:`talking_heads` holds a few rows
+    The maps of all heads are needed at once, so fused attention does not apply; ``talking_heads`` holds a few rows
     of them at a time.
     """
 
@@ -98,7 +98,7 @@ class CaiTTrunk(Trunk):
 
     Every block attends among the patches with talking heads and LayerScale; drop-path has the same rate in all blocks.
     A dict ``arch`` may give ``layer_scale_init_value``, which the paper chooses by depth (1e-5 to 24 blocks, 1e-6
-    beyond). Other arguments and shapes are those of :class:`backbones.trunk.Trunk`.
+    beyond). Other arguments and shapes are those of ``backbones.trunk.Trunk``.
 
     Source: Touvron et al., "Going deeper with Image Transformers", arXiv:2103.17239. The position table has no row
     for a class token.
@@ -123,4 +123,4 @@ class CaiTTrunk(Trunk):
 
 @MODELS.register_module()
 class CaiT(DenseTransformer, CaiTTrunk):
-    """:class:`CaiTTrunk` with a feature pyramid."""
+    """``CaiTTrunk`` with a feature pyramid."""

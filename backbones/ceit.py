@@ -1,8 +1,8 @@
 """CeiT: convolutions before and inside a vision transformer (Yuan et al., ICCV 2021, arXiv:2103.11816).
 
-The encoder is the backbone. Attention over the class tokens of all layers (:class:`LayerwiseClassAttention`) reads the
+The encoder is the backbone. Attention over the class tokens of all layers (``LayerwiseClassAttention``) reads the
 encoder and never changes the patches, so a detector does without it; classification feeds it with
-:meth:`CeiTTrunk.class_tokens`.
+``CeiTTrunk.class_tokens``.
 """
 
 from __future__ import annotations
@@ -77,7 +77,7 @@ class LocallyEnhancedFeedForward(nn.Module):
 
 
 class CeiTBlock(Block):
-    """Transformer block with :class:`LocallyEnhancedFeedForward`.
+    """Transformer block with ``LocallyEnhancedFeedForward``.
 
     The branch hands the normalised class token back unchanged and the residual adds it, so the second half of the block
     updates the class token as ``cls + norm2(cls)``. The paper's figure lets it pass untouched, but the official weights
@@ -125,7 +125,7 @@ class LayerwiseClassAttention(nn.Module):
         mlp_ratio: Hidden width of the feed-forward branch, in multiples of C.
 
     Shapes:
-        class_tokens: ``(B, L, C)``, from :meth:`CeiTTrunk.class_tokens`; returns the class vector, ``(B, C)``.
+        class_tokens: ``(B, L, C)``, from ``CeiTTrunk.class_tokens``; returns the class vector, ``(B, C)``.
     """
 
     def __init__(self, embed_dims: int, depth: int, num_heads: int, mlp_ratio: float = 4) -> None:
@@ -149,7 +149,7 @@ CEIT_ARCHS = {  # parameters of the classifier with 1000 classes at 224 pixels, 
 class CeiTTrunk(Trunk):
     """CeiT's encoder.
 
-    Arguments and shapes are those of :class:`backbones.trunk.Trunk`; ``patch_size`` of a dict ``arch`` is the
+    Arguments and shapes are those of ``backbones.trunk.Trunk``; ``patch_size`` of a dict ``arch`` is the
     stride of the tokens in pixels of the image, a multiple of 4.
 
     There are batch norms in the stem and three in every block: train detectors, whose batches are small, with
@@ -173,7 +173,7 @@ class CeiTTrunk(Trunk):
         return CeiTBlock(self.embed_dims, attention, settings["mlp_ratio"], **kwargs)
 
     def class_tokens(self, x: Tensor) -> Tensor:
-        """The class token after each block, ``(B, depth, C)``, for :class:`LayerwiseClassAttention`.
+        """The class token after each block, ``(B, depth, C)``, for ``LayerwiseClassAttention``.
 
         Raises:
             ValueError: if the model was built without a class token (``window_size`` or ``rel_pos``).
@@ -188,4 +188,4 @@ class CeiTTrunk(Trunk):
 
 @MODELS.register_module()
 class CeiT(DenseTransformer, CeiTTrunk):
-    """:class:`CeiTTrunk` with a feature pyramid."""
+    """``CeiTTrunk`` with a feature pyramid."""

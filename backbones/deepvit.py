@@ -18,13 +18,13 @@ from .trunk import NORM_EPS, Block, PatchEmbed, Trunk
 class ReAttention(Attention):
     """Attention whose maps are mixed over the heads and batch-normalised after the softmax (eq. 3 of the paper).
 
-    The maps of all heads are needed at once, so fused attention does not apply; :func:`re_attention` holds a few rows
+    The maps of all heads are needed at once, so fused attention does not apply; ``re_attention`` holds a few rows
     of them at a time.
 
     Args:
         embed_dims: C.
         num_heads: h.
-        rel_pos_size: As in :class:`Attention`.
+        rel_pos_size: As in ``Attention``.
         transform_scale: Multiply the normalised maps with d^-0.5, as DeepViT-S does.
     """
 
@@ -83,7 +83,7 @@ class DeepViTTrunk(Trunk):
 
     A dict ``arch`` may also give ``apply_transform`` (for each block, whether it re-attends; None: all), ``cnn_stem``
     (convolutions before the patches), ``transform_scale`` (re-attended maps times d^-0.5) and ``scale_adjustment`` (r:
-    every branch is multiplied with 1 / r). Other arguments and shapes are those of :class:`backbones.trunk.Trunk`.
+    every branch is multiplied with 1 / r). Other arguments and shapes are those of ``backbones.trunk.Trunk``.
 
     The batch norms inside the attention see all pairs of tokens, so their statistics change with the image size:
     fine-tune with ``norm_eval=True`` at other sizes than those of pre-training. In training mode they take the
@@ -129,4 +129,4 @@ class DeepViTTrunk(Trunk):
 
 @MODELS.register_module()
 class DeepViT(DenseTransformer, DeepViTTrunk):
-    """:class:`DeepViTTrunk` with a feature pyramid."""
+    """``DeepViTTrunk`` with a feature pyramid."""

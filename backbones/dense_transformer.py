@@ -17,7 +17,7 @@ class DenseTransformer(DenseBackbone, Trunk):
     """Adds pyramid, taps and levels to a trunk: ``class PlainViT(DenseTransformer, ViTTrunk)``.
 
     Args:
-        arch: As in :class:`backbones.trunk.Trunk`, like the arguments not named here.
+        arch: As in ``backbones.trunk.Trunk``, like the arguments not named here.
         pyramid: ``'simple'``: ViTDet's layers on the last block; ``'taps'``: four block outputs brought to four strides
             (BEiT, MAE); None: the raw block outputs at the patch stride; or a dict such as
             ``dict(type='SimpleFeaturePyramid', out_channels=256)``. Patches of other sides than 16 are resampled to

@@ -167,7 +167,7 @@ HYBRID_ARCHS: dict[str, dict[str, Any]] = {  # parameters with 1000 classes at 2
 class HybridViTTrunk(Trunk):
     """ResNet and vision transformer in a row.
 
-    Arguments and shapes are those of :class:`backbones.trunk.Trunk`, but for ``arch``: a preset name, or a dict with
+    Arguments and shapes are those of ``backbones.trunk.Trunk``, but for ``arch``: a preset name, or a dict with
     ``embed_dims``, ``depth``, ``num_heads``, ``mlp_ratio`` (4), ``stage_depths`` and ``stage_channels`` (three stages
     give tokens of stride 16, four of stride 32; channels are multiples of 128) and ``stem_channels`` (64, a multiple of
     32). The image is not padded to whole patches: the ResNet takes any size.
@@ -219,15 +219,15 @@ class HybridViTTrunk(Trunk):
 
 @MODELS.register_module()
 class HybridViT(DenseTransformer, HybridViTTrunk):
-    """:class:`HybridViTTrunk` with levels from the maps of both.
+    """``HybridViTTrunk`` with levels from the maps of both.
 
     Args:
-        arch: As in :class:`HybridViTTrunk`.
+        arch: As in ``HybridViTTrunk``.
         pyramid: ``'taps'``: with tokens of stride 16 the first two stages of the ResNet, a block at three quarters of
             the depth, and the last one through a learned 3 x 3 convolution of stride 2 (DPT's choice); with tokens of
             stride 32 the first three stages and the last block. ``taps`` then has two blocks at stride 16, one at
-            stride 32. ``'simple'``, a dict or None as in :class:`backbones.dense_transformer.DenseTransformer`.
-        kwargs: As in :class:`backbones.dense_transformer.DenseTransformer`.
+            stride 32. ``'simple'``, a dict or None as in ``backbones.dense_transformer.DenseTransformer``.
+        kwargs: As in ``backbones.dense_transformer.DenseTransformer``.
 
     Source: Ranftl et al. (DPT), arXiv:2103.13413, section 3.1, readout "ignore".
     """

@@ -54,7 +54,7 @@ class ConvNeXtBlock(nn.Module):
         expansion: Hidden width of the MLP, in multiples of C.
 
     Shapes:
-        x: ``(B, H, W, C)``; scale: a draw of :func:`drop_path_scale`, or None; returns ``(B, H, W, C)``.
+        x: ``(B, H, W, C)``; scale: a draw of ``drop_path_scale``, or None; returns ``(B, H, W, C)``.
     """
 
     def __init__(self, channels: int, kernel_size: int, expansion: int = 4) -> None:
@@ -143,7 +143,7 @@ class Level(nn.Module):
 
 
 class Column(nn.Module):
-    """Four levels and their shortcuts; keeps the protocol that :mod:`backbones.reversible` asks for.
+    """Four levels and their shortcuts; keeps the protocol that ``backbones.reversible`` asks for.
 
     Attributes:
         sources: For each level, the coarser levels of the previous column that feed it.
@@ -175,7 +175,7 @@ class Column(nn.Module):
     def clamp_shortcuts(self) -> None:
         """Moves the shortcut scales away from zero, in place; part of a training step.
 
-        The official code does so before every forward. In evaluation :meth:`shortcuts` gives the same values and
+        The official code does so before every forward. In evaluation ``shortcuts`` gives the same values and
         changes nothing.
         """
         for alpha in self.alphas:
@@ -206,7 +206,7 @@ class RevCol(DenseBackbone):
         keep_every: With ``reversible``, keep the maps of every k-th column and recover those between by undoing
             columns. 1 undoes nothing and is exact up to float rounding. Larger values save one set of maps per column
             at the price of rounding errors that grow with each column undone; ``'auto'`` chooses the largest k whose
-            predicted gradient error stays below :data:`backbones.reversible.AUTO_BOUND`, from the shortcut scales and
+            predicted gradient error stays below ``backbones.reversible.AUTO_BOUND``, from the shortcut scales and
             the precision in use. Under ``torch.compile`` k is 1.
         init_cfg: mmengine's initialisation config; official RevCol files load as they are, also into a larger
             ``kernel_size``, to which their kernels are padded with zeros.
@@ -289,7 +289,7 @@ class RevCol(DenseBackbone):
         """The coarsest level of some columns, for classifiers.
 
         Args:
-            x: Images, as in :meth:`forward`.
+            x: Images, as in ``forward``.
             columns: Indices of columns, increasing.
 
         Returns:

@@ -66,7 +66,7 @@ def run_columns(
         branch_scales: For each column and level, the draws that its F takes.
         reversible: Rebuild activations in backward; False is ordinary autograd.
         keep_every: k >= 1 keeps the maps of every k-th column, counted from the last; ``'auto'`` lets
-            :func:`largest_safe_run` choose k. Under ``torch.compile`` every k acts as 1.
+            ``largest_safe_run`` choose k. Under ``torch.compile`` every k acts as 1.
         wanted: Indices of columns, increasing.
     """
     coarsest: list[Tensor] = []
@@ -117,7 +117,7 @@ def _run_column(
 
 
 def largest_safe_run(shortcuts: Sequence[Sequence[Tensor]], stem: Tensor) -> int:
-    """The largest ``keep_every`` whose :func:`predicted_error` stays under :data:`AUTO_BOUND`; at least 1."""
+    """The largest ``keep_every`` whose ``predicted_error`` stays under ``AUTO_BOUND``; at least 1."""
     # (columns,), fetched from the device at once: the smallest scale of a column decides.
     smallest = torch.stack([torch.cat([a.detach() for a in column]).abs().min() for column in shortcuts])
     device = stem.device.type

@@ -1,10 +1,10 @@
 """The trunk of plain vision transformers: patches, prefix tokens, positions and blocks, at one resolution.
 
-A trunk turns images into tokens. Classifiers and MAE use it as it is; :mod:`backbones.vit` and the other families add
-a pyramid (:class:`backbones.dense_transformer.DenseTransformer`). Final norm and heads belong to the classifier.
+A trunk turns images into tokens. Classifiers and MAE use it as it is; ``backbones.vit`` and the other families add
+a pyramid (``backbones.dense_transformer.DenseTransformer``). Final norm and heads belong to the classifier.
 
-Families differ in three seams: :meth:`Trunk.make_patch_embed`, :meth:`Trunk.make_block` and
-:meth:`Trunk.drop_path_rates`.
+Families differ in three seams: ``Trunk.make_patch_embed``, ``Trunk.make_block`` and
+``Trunk.drop_path_rates``.
 """
 
 from __future__ import annotations
@@ -122,7 +122,7 @@ class Trunk(Backbone):
         with_cp: Recompute whole blocks in backward instead of storing their activations.
         frozen_stages: -1 trains everything, 0 freezes patches, tokens and positions, ``n`` also the first n blocks.
         norm_eval: Keep batch norms in eval mode during training.
-        init_cfg: See :class:`backbones.base.Backbone`.
+        init_cfg: See ``backbones.base.Backbone``.
 
     The class token (and DeiT's distillation token) precedes the patches. With ``window_size`` or ``rel_pos`` there is
     none, as in ViTDet: it belongs to no window and has no position. The load report lists dropped tokens.
@@ -211,7 +211,7 @@ class Trunk(Backbone):
     def make_block(
         self, index: int, settings: Mapping[str, Any], *, rel_pos_size: tuple[int, int] | None, **kwargs: Any
     ) -> Block:
-        """Block number ``index``; ``kwargs`` are those of :class:`Block`."""
+        """Block number ``index``; ``kwargs`` are those of ``Block``."""
         attention = Attention(self.embed_dims, self.num_heads, rel_pos_size)
         return Block(self.embed_dims, attention, settings["mlp_ratio"], **kwargs)
 
@@ -248,7 +248,7 @@ class Trunk(Backbone):
         """Runs the blocks up to the last of ``wanted``.
 
         Args:
-            patches: ``(B, C, h, w)``, from :meth:`embed`.
+            patches: ``(B, C, h, w)``, from ``embed``.
             wanted: Indices of blocks.
 
         Returns:
@@ -257,7 +257,7 @@ class Trunk(Backbone):
         return self.run_tokens(self.add_positions(patches), (patches.shape[2], patches.shape[3]), wanted)
 
     def run_tokens(self, tokens: Tensor, grid: tuple[int, int], wanted: Sequence[int]) -> dict[int, Tensor]:
-        """Same as :meth:`run_blocks` for tokens with positions; without windows, patches may be left out (MAE)."""
+        """Same as ``run_blocks`` for tokens with positions; without windows, patches may be left out (MAE)."""
         outputs = {}
         for i, scales in enumerate(self._draw_drop_path(tokens)[: max(wanted, default=-1) + 1]):
             block = self.blocks[i]

@@ -22,7 +22,7 @@ VIT_ARCHS = {  # parameters of the classifier with 1000 classes at 224 pixels, i
 
 @MODELS.register_module()
 class ViTTrunk(Trunk):
-    """ViT, and DeiT without distillation; arguments and shapes are those of :class:`backbones.trunk.Trunk`.
+    """ViT, and DeiT without distillation; arguments and shapes are those of ``backbones.trunk.Trunk``.
 
     Source: Dosovitskiy et al., arXiv:2010.11929; MAE: He et al., arXiv:2111.06377.
     """
@@ -34,8 +34,8 @@ class ViTTrunk(Trunk):
 class PlainViT(DenseTransformer, ViTTrunk):
     """ViT with a feature pyramid; with windows and relative positions it is ViTDet's backbone.
 
-    Arguments and shapes are those of :class:`backbones.dense_transformer.DenseTransformer` and
-    :class:`backbones.trunk.Trunk`.
+    Arguments and shapes are those of ``backbones.dense_transformer.DenseTransformer`` and
+    ``backbones.trunk.Trunk``.
 
     Source: Dosovitskiy et al., arXiv:2010.11929; Li et al. (ViTDet), arXiv:2203.16527; MAE: He et al.,
     arXiv:2111.06377.
@@ -60,4 +60,4 @@ class DeiTTrunk(ViTTrunk):
 
 @MODELS.register_module()
 class DeiT(DenseTransformer, DeiTTrunk):
-    """:class:`DeiTTrunk` with a feature pyramid. Weights without distillation belong to :class:`PlainViT`."""
+    """``DeiTTrunk`` with a feature pyramid. Weights without distillation belong to ``PlainViT``."""

@@ -18,7 +18,7 @@ Grid = tuple[int, int]
 
 
 class Transformer(Protocol):
-    """A model with patches, prefix tokens and a position table: :class:`backbones.trunk.Trunk`."""
+    """A model with patches, prefix tokens and a position table: ``backbones.trunk.Trunk``."""
 
     stem_name: str
     classifier_keys: tuple[str, ...]

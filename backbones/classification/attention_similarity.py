@@ -109,7 +109,7 @@ def similarity_loss(inputs: list[BlockInput]) -> Tensor:
     Backward computes the maps again, two blocks at a time, so that a step stores none.
 
     Args:
-        inputs: From :func:`recorded_blocks`.
+        inputs: From ``recorded_blocks``.
 
     The published recipe for 32 blocks regularises the cosine similarity between the maps of different blocks; which
     blocks the official code compares, and with what weight, could not be verified. The paper
@@ -128,11 +128,11 @@ def similarity_loss(inputs: list[BlockInput]) -> Tensor:
 
 @MODELS.register_module()
 class DiverseClassifier(DenseClassifier):
-    """A classifier whose loss has :func:`similarity_loss` added.
+    """A classifier whose loss has ``similarity_loss`` added.
 
     Args:
         similarity_weight: Factor of that loss.
-        kwargs: As for :class:`DenseClassifier`.
+        kwargs: As for ``DenseClassifier``.
     """
 
     def __init__(self, similarity_weight: float, **kwargs: Any) -> None:

@@ -22,8 +22,8 @@ class DenseClassifier(ImageClassifier):
     and take their widths from the backbone.
 
     Args:
-        backbone: Config of a trunk (``type='ViTTrunk'``, ``'CaiTTrunk'``, ...) or of a :class:`RevCol`.
-        head: Config of a head of :mod:`backbones.classification`.
+        backbone: Config of a trunk (``type='ViTTrunk'``, ``'CaiTTrunk'``, ...) or of a ``RevCol``.
+        head: Config of a head of ``backbones.classification``.
         data_preprocessor: As for mmpretrain's ``ImageClassifier``; its ``num_classes`` are the head's unless given.
         kwargs: As for mmpretrain's ``ImageClassifier``: ``train_cfg`` (mixup and cutmix), ``init_cfg``.
             ``init_cfg=dict(type='Pretrained', checkpoint=...)`` takes published classification files as they are, and
@@ -88,7 +88,7 @@ class DenseClassifier(ImageClassifier):
         return self.backbone.is_trunk_name(inner)
 
     def adapt_weights(self, weights: dict[str, Tensor]) -> list[str]:
-        """Fits the backbone's part of published weights; see :meth:`backbones.base.Backbone.adapt_weights`.
+        """Fits the backbone's part of published weights; see ``backbones.base.Backbone.adapt_weights``.
 
         Raises:
             CheckpointError: for a head of other classes, unless it is to be reset.

@@ -30,11 +30,11 @@ class DistilledHead(DenseHead):
             teacher's probabilities at a temperature.
         weight: Share of the teacher in the loss, in [0, 1].
         temperature: Divides both logits of soft distillation.
-        kwargs: As for :class:`DenseHead`.
+        kwargs: As for ``DenseHead``.
 
     The mean of both logits classifies at test time.
 
-    Source: arXiv:2012.12877, equations 2 and 3; scaling of the soft loss: see :func:`soft_distillation`.
+    Source: arXiv:2012.12877, equations 2 and 3; scaling of the soft loss: see ``soft_distillation``.
     """
 
     reads = DeiTTrunk
@@ -127,7 +127,7 @@ def _names_weights(settings: Any) -> bool:
 
 @MODELS.register_module()
 class DistilledClassifier(DenseClassifier):
-    """A classifier with a :class:`DistilledHead` and its teacher.
+    """A classifier with a ``DistilledHead`` and its teacher.
 
     The teacher sees the student's images, mixed up and augmented as they are, in eval mode and without gradients. It
     belongs to the training only: it is not in ``parameters()`` nor in checkpoints, and a model that only predicts never
@@ -136,7 +136,7 @@ class DistilledClassifier(DenseClassifier):
     Args:
         teacher: Config of any classifier of mmpretrain, for example ``dict(type='TimmClassifier',
             model_name='regnety_160.deit_in1k', pretrained=True)``, with its weights as ``init_cfg`` or ``pretrained``.
-        kwargs: As for :class:`DenseClassifier`.
+        kwargs: As for ``DenseClassifier``.
 
     Raises:
         ValueError: for a head that learns from no teacher.

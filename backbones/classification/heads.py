@@ -1,6 +1,6 @@
 """The classification heads of the transformers, as published; parameter names are the official ones.
 
-Each takes features from its backbone in :meth:`DenseHead.read` and gives logits in :meth:`DenseHead.forward`. Losses,
+Each takes features from its backbone in ``DenseHead.read`` and gives logits in ``DenseHead.forward``. Losses,
 predictions and accuracy are mmpretrain's.
 """
 

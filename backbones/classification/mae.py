@@ -18,14 +18,14 @@ from ..vit import ViTTrunk
 
 @MODELS.register_module()
 class MaskedAutoencoder(BaseSelfSupervisor):
-    """Pre-trains a :class:`ViTTrunk` by masking; mmpretrain's ``MAE`` does the same for its own backbone.
+    """Pre-trains a ``ViTTrunk`` by masking; mmpretrain's ``MAE`` does the same for its own backbone.
 
     The backbone sees the visible patches only, a shallow decoder all of them, with one learnt token in place of the
     masked ones. The loss is the mean squared error of the masked patches' pixels. Parameters other than the
     backbone's have the official names.
 
     Args:
-        backbone: Config of a :class:`ViTTrunk` with ``pos_embed='sincos'`` and no windows.
+        backbone: Config of a ``ViTTrunk`` with ``pos_embed='sincos'`` and no windows.
         mask_ratio: Share of the patches that are masked.
         decoder_embed_dims: Width of the decoder.
         decoder_depth: Its number of blocks.
@@ -130,7 +130,7 @@ class MaskedAutoencoder(BaseSelfSupervisor):
         return self.norm(tokens), kept
 
     def decode(self, latent: Tensor, kept: Tensor) -> Tensor:
-        """Pixels of all patches, ``(B, N, stride * stride * 3)``, from the output of :meth:`encode`."""
+        """Pixels of all patches, ``(B, N, stride * stride * 3)``, from the output of ``encode``."""
         x = self.decoder_embed(latent)
         places = self.mask_token.to(x.dtype).expand(len(x), self.num_patches, -1)
         places = places.scatter(1, kept[:, :, None].expand(-1, -1, x.shape[2]), x[:, 1:])

@@ -113,7 +113,7 @@ class SupervisedRevColHead(DenseHead):
     Args:
         reconstruction_weight: Largest weight of the decoders' loss; it falls linearly from column to column.
         label_weight: Largest weight of the first three classifiers' loss; it rises linearly, and the last has 1.
-        kwargs: As for :class:`DenseHead`.
+        kwargs: As for ``DenseHead``.
 
     The last classifier predicts.
 

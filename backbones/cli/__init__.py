@@ -4,7 +4,7 @@ A verb is a module of this package: ``export_weights.py`` is ``densebackbones ex
 
 - a docstring, whose first line is shown in the list of verbs;
 - ``add_arguments(parser)``, which adds its arguments to an ``argparse.ArgumentParser``;
-- ``main(args)``, which does the work and raises :class:`UsageError` for invalid input.
+- ``main(args)``, which does the work and raises ``UsageError`` for invalid input.
 
 A new verb needs no other entry: modules are found by their files, and only the one that runs is imported.
 """
@@ -35,7 +35,7 @@ def parse_args(verb: str, argv: Sequence[str] | None = None, prog: str | None = 
     """Read the arguments of a verb.
 
     Args:
-        verb: One of :func:`verbs`.
+        verb: One of ``verbs``.
         argv: Arguments behind the verb; default: those of the process.
         prog: Command shown in the help.
     """
@@ -52,7 +52,7 @@ def parse_args(verb: str, argv: Sequence[str] | None = None, prog: str | None = 
 def run(verb: str, argv: Sequence[str] | None = None, prog: str | None = None) -> int:
     """Run a verb and return its exit status: 2, with a message, for invalid input.
 
-    The arguments are those of :func:`parse_args`.
+    The arguments are those of ``parse_args``.
     """
     args = parse_args(verb, argv, prog)
     try:

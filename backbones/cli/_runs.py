@@ -62,7 +62,7 @@ def load_config(args: argparse.Namespace) -> Config:
 
 
 def build_runner(cfg: Config) -> Runner:
-    """Build the runner and its model; errors of their classes about settings become a :class:`UsageError`."""
+    """Build the runner and its model; errors of their classes about settings become a ``UsageError``."""
     try:
         return RUNNERS.build(cfg) if "runner_type" in cfg else Runner.from_cfg(cfg)  # type: ignore[arg-type]
     except (ValueError, FileNotFoundError) as error:

@@ -52,7 +52,7 @@ def find_config(name: str) -> Path:
 
 
 def base_expression(name: str, folder: Path) -> str:
-    """The value of ``_base_`` for a config in ``folder`` whose base is ``name``, as for :func:`find_config`.
+    """The value of ``_base_`` for a config in ``folder`` whose base is ``name``, as for ``find_config``.
 
     mmengine does not resolve names of this package, nor the fork's mmengine those of mmseg (its table has upstream's
     distribution name), but it evaluates an expression.

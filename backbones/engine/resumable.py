@@ -78,7 +78,7 @@ class SeededSampler(Sampler):
 
 @DATASETS.register_module()
 class SeededDataset:
-    """Wraps a data set and seeds the generators before each sample of a :class:`SeededSampler`.
+    """Wraps a data set and seeds the generators before each sample of a ``SeededSampler``.
 
     Args:
         dataset: Config of the data set.
@@ -110,7 +110,7 @@ class SeedIterationHook(Hook):
     priority = "VERY_HIGH"
 
     def before_train_iter(self, runner: Any, batch_idx: int, data_batch: Any = None) -> None:
-        """Seed the generators; see :class:`~mmengine.hooks.Hook`."""
+        """Seed the generators; see ``mmengine.hooks.Hook``."""
         set_seed(runner.seed, get_rank(), 1, runner.iter)
 
 

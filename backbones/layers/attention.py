@@ -17,7 +17,7 @@ Bias = tuple[Tensor, Tensor]  # (B, h, N, rows) and (B, h, N, columns)
 
 
 class Attention(nn.Module):
-    """Softmax attention; subclasses override :meth:`attend`, the part from scores to values.
+    """Softmax attention; subclasses override ``attend``, the part from scores to values.
 
     Args:
         embed_dims: C, a multiple of ``num_heads``.
@@ -47,7 +47,7 @@ class Attention(nn.Module):
         return self.proj(rearrange(x, "b h n d -> b n (h d)"))
 
     def maps(self, x: Tensor, grid: tuple[int, int]) -> Tensor:
-        """Attention weights, ``(B, h, N, N)``, queries first; :meth:`forward` never holds them."""
+        """Attention weights, ``(B, h, N, N)``, queries first; ``forward`` never holds them."""
         q, k, v = self._project(x)
         unit = torch.eye(x.shape[1], dtype=v.dtype, device=v.device).expand(*v.shape[:2], -1, -1)
         return self.attend(q, k, unit, q.shape[-1] ** -0.5, self._bias(q, grid))
@@ -60,7 +60,7 @@ class Attention(nn.Module):
         return relative_bias(q, self.rel_pos_h, self.rel_pos_w, grid) if self.has_rel_pos else None
 
     def attend(self, q: Tensor, k: Tensor, v: Tensor, scale: float, bias: Bias | None = None) -> Tensor:
-        """``softmax(scale * q k^T + bias) v``, each ``(B, h, N, d)``; ``bias`` as from :func:`relative_bias`."""
+        """``softmax(scale * q k^T + bias) v``, each ``(B, h, N, d)``; ``bias`` as from ``relative_bias``."""
         if bias is None:
             return F.scaled_dot_product_attention(q, k, v, scale=scale)
         heads, n, d = v.shape[1:]
@@ -103,7 +103,7 @@ def fold_bias(q: Tensor, k: Tensor, scale: float, bias: Bias | None) -> tuple[Te
         q: ``(B, h, N, d)``.
         k: ``(B, h, N, d)``.
         scale: The caller's factor of the products, by which the bias is divided here.
-        bias: As from :func:`relative_bias`; None returns q and k as they are.
+        bias: As from ``relative_bias``; None returns q and k as they are.
 
     Returns:
         q and k of shape ``(B, h, N, d + rows + columns)``.

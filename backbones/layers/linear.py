@@ -9,8 +9,8 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     """``F.linear``; on a CPU computed as a 1 x 1 convolution over the same memory.
 
     PyTorch multiplies matrices with MKL, which leaves up to half of the speed of other makers' processors unused, but
-    convolves with oneDNN, which does not (``docs/BENCHMARKS.md``). oneDNN has no float64, and ``torch.compile`` fuses
-    linear layers better than convolutions.
+    convolves with oneDNN, which does not (``docs/BENCHMARKS.md``). oneDNN has no float64. Under
+    ``torch.compile`` it stays a linear layer, and compiled inference on a CPU is slower than eager.
 
     Shapes:
         x: ``(..., C)``; weight: ``(D, C)``; bias: ``(D,)``; returns ``(..., D)``.
@@ -25,7 +25,7 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
 
 
 class Linear(nn.Linear):
-    """``nn.Linear`` through :func:`linear`."""
+    """``nn.Linear`` through ``linear``."""
 
     def forward(self, input: Tensor) -> Tensor:
         return linear(input, self.weight, self.bias)

@@ -1,4 +1,4 @@
-"""The operators behind :mod:`backbones.layers.score_maps`: chunks of score maps, forward and backward.
+"""The operators behind ``backbones.layers.score_maps``: chunks of score maps, forward and backward.
 
 The loops over chunks are operators of ``torch.library``, so that ``torch.compile`` takes each as one node instead of
 unrolling it.

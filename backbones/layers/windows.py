@@ -21,7 +21,7 @@ def window_partition(x: Tensor, grid: tuple[int, int], size: int) -> Tensor:
 
 
 def window_unpartition(x: Tensor, grid: tuple[int, int], size: int) -> Tensor:
-    """Undoes :func:`window_partition`, padding cut off: ``(B * windows, size * size, C)`` to ``(B, h * w, C)``."""
+    """Undoes ``window_partition``, padding cut off: ``(B * windows, size * size, C)`` to ``(B, h * w, C)``."""
     (h, w), (rows, columns) = grid, (-(-side // size) for side in grid)
     x = rearrange(x, "(b r c) (i j) d -> b (r i) (c j) d", r=rows, c=columns, i=size)
     return rearrange(x[:, :h, :w], "b h w d -> b (h w) d")
