@@ -43,7 +43,7 @@ def make(family: str, folder):
 
 def test_every_backbone_has_one():
     names = {path.name.removesuffix("_flowers.py") for path in (ROOT / "configs").glob("*_flowers.py")}
-    assert names == PARAMETERS.keys()
+    assert names - {"vit_mae-pretrain"} == PARAMETERS.keys()
     assert {kind for kind, _ in PARAMETERS.values()} == {
         name
         for name, cls in MODELS.module_dict.items()
