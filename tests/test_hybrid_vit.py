@@ -118,8 +118,9 @@ def test_each_direction_is_padded_for_its_own_length():
 
 
 @pytest.mark.parametrize("stride", [1, 2])
-def test_weights_are_standardised_with_the_biased_variance(stride):
-    conv = StandardizedConv2d(4, 6, 3, stride, eps=0.5).double()
+def test_weights_are_standardised_with_the_biased_variance(monkeypatch, stride):
+    monkeypatch.setattr("backbones.hybrid_vit.CONV_EPS", 0.5)
+    conv = StandardizedConv2d(4, 6, 3, stride).double()
     x = torch.randn(2, 4, 9, 12, dtype=torch.float64)
     mean = conv.weight.mean((1, 2, 3), keepdim=True)
     var = (conv.weight - mean).square().sum((1, 2, 3), keepdim=True) / (4 * 3 * 3)
