@@ -5,7 +5,7 @@ Run:    torchrun --nproc_per_node=8 tools/train.py configs/revcol-huge_dino_coco
 The authors released no config; revcol-huge_dino_objects365.py, which comes first, says what is taken from where. Chosen
 here: 18 epochs with decay at five sixths, 16 images a step, and images 1.5 times as large in training and testing.
 
-Everything is loaded from the last epoch of the Objects365 stage but what depends on the classes, which starts anew: the
+Everything but the class-dependent parts is loaded from the last epoch of the Objects365 stage. These are initialised: the
 seven classifiers (bbox_head.cls_branches) and the labels' embedding for denoising (dn_query_generator.label_embedding).
 These are the parts DINO's own fine-tuning leaves out; mmengine prints each as a "size mismatch", and nothing else.
 """

@@ -3,12 +3,13 @@
 import argparse
 from collections.abc import Sequence
 from typing import Any, cast
+from unittest.mock import patch
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from backbones import RevCol
+from backbones import RevCol, revcol
 from backbones.benchmark.measure import (
     MIB,
     images,
@@ -97,9 +98,13 @@ def speed(args: argparse.Namespace, device: torch.device, x: Tensor) -> list[str
         with torch.autocast(device.type, torch.bfloat16):
             return net(x)
 
+    def whole_maps(x: Tensor) -> Sequence[Tensor]:
+        with patch.object(revcol, "CACHED_VALUES", x.numel() * 2**20):
+            return net(x)
+
     net.eval()
     infer = paired_seconds(
-        [inference(f, x) for f in (lambda x: nchw_revcol(net, x), net, compiled, bfloat16)], args.repeats
+        [inference(f, x) for f in (lambda x: nchw_revcol(net, x), net, compiled, bfloat16, whole_maps)], args.repeats
     )
     net.train()
     train = paired_seconds(
@@ -108,6 +113,7 @@ def speed(args: argparse.Namespace, device: torch.device, x: Tensor) -> list[str
     rows = [
         ("training step", "channels last", ratio(train[0], train[1])),
         ("inference", "channels last", ratio(infer[0], infer[1])),
+        ("inference", "channels last, hidden maps of the MLPs whole instead of in chunks", ratio(infer[0], infer[4])),
         ("inference", "channels last, torch.compile(fullgraph=True)", ratio(infer[0], infer[2])),
         ("inference", "channels last, bfloat16 autocast", ratio(infer[0], infer[3])),
     ]
