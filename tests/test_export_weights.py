@@ -2,9 +2,9 @@
 
 import pytest
 import torch
+from archs import VIT, small_arch
 from mmengine.config import Config
 from mmengine.registry import MODELS, init_default_scope
-from test_hosts import SMALL, VIT
 from tool_runs import run, verb
 
 pytest.importorskip("mmpretrain")
@@ -29,7 +29,7 @@ def trained(request, tmp_path):
     init_default_scope("mmpretrain")
     name = request.param
     trunk, head = HEADS[name]
-    arguments = dict(arch=SMALL.get(name, VIT)) | ({} if name == "RevCol" else dict(img_size=64))
+    arguments = dict(arch=small_arch(name)) | ({} if name == "RevCol" else dict(img_size=64))
     cfg = dict(type="DenseClassifier", backbone=dict(type=trunk, **arguments), head=dict(type=head, num_classes=3))
     model = MODELS.build(cfg).eval()
     for parameter in model.parameters():

@@ -3,6 +3,7 @@
 import re
 
 import pytest
+from archs import small_arch
 from conftest import ROOT
 from mmengine.registry import MODELS
 
@@ -14,12 +15,6 @@ from backbones.config.write import delta
 
 # of the hosts' own code
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning", "ignore::DeprecationWarning", "ignore::FutureWarning")
-
-VIT = dict(embed_dims=48, depth=4, num_heads=2)
-SMALL = {
-    "RevCol": dict(channels=(16, 32, 64, 128), depths=(1, 1, 1, 1), num_columns=2),
-    "HybridViT": dict(VIT, stage_depths=(1, 1, 1), stage_channels=(128, 256, 512), stem_channels=32),
-}
 
 
 def table() -> dict[tuple[str, str], tuple[int, ...]]:
@@ -47,7 +42,7 @@ def test_table_has_every_backbone_and_host():
 @pytest.mark.slow
 def test_pair_trains_and_predicts(config, backbone):
     cfg = load_stock(config)
-    changes = swap_backbone(cfg, backbone, dict(arch=SMALL.get(backbone, VIT)))
+    changes = swap_backbone(cfg, backbone, dict(arch=small_arch(backbone)))
     others = {change.key for change in changes if not change.key.startswith(("model.", "optim_wrapper.", "data_pre"))}
     assert others <= {"param_scheduler"}
     cfg.merge_from_dict(delta(cfg, changes))

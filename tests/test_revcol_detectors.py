@@ -11,8 +11,7 @@ import torch
 from config_models import build, build_on_meta, count, gmacs, optimizer_settings, path, read
 from mmdet.datasets import Objects365V2Dataset
 from mmengine.config import Config
-from test_tools import PIPELINE
-from tool_runs import losses, run
+from tool_runs import MULTISCALE, losses, run
 from torch import nn
 
 pytestmark = [
@@ -197,10 +196,7 @@ SMALL_DINO = {  # either stage with two narrow columns, few queries, tiny images
     "model.num_queries": 30,
     "model.dn_cfg.group_cfg.num_dn_queries": 10,
     "model.test_cfg.max_per_img": 10,
-    f"{PIPELINE}.0.0.scales": "[(96,96),(128,128)]",
-    f"{PIPELINE}.1.0.scales": "[(128,128)]",
-    f"{PIPELINE}.1.1.crop_size": "(64,96)",
-    f"{PIPELINE}.1.2.scales": "[(96,96),(128,128)]",
+    **MULTISCALE,
     "val_dataloader.dataset.pipeline.1.scale": "(96,96)",
     "test_dataloader.dataset.pipeline.1.scale": "(96,96)",
     "train_cfg.max_epochs": 1,

@@ -14,7 +14,7 @@ import pytest
 import torch
 from mmengine.config import Config
 from mmengine.registry import init_default_scope
-from tool_runs import ROOT, command, environment, losses, run, run_without
+from tool_runs import MULTISCALE, ROOT, command, environment, losses, run, run_without
 
 from backbones.config.options import merge_options
 from backbones.datasets.move import set_data_root
@@ -24,7 +24,6 @@ from backbones.usage import UsageError
 pytestmark = pytest.mark.slow
 
 CONFIG = ROOT / "configs" / "revcol_maskrcnn_coco.py"
-PIPELINE = "train_dataloader.dataset.pipeline.3.transforms"
 SMALL = {  # the COCO config with a tiny model, tiny images and three epochs of eight images
     "model.backbone.arch._delete_": True,
     "model.backbone.arch.channels": "8,16,32,64",
@@ -43,10 +42,7 @@ SMALL = {  # the COCO config with a tiny model, tiny images and three epochs of 
     "model.test_cfg.rpn.max_per_img": 20,
     "model.test_cfg.rcnn.score_thr": 0.0,
     "model.test_cfg.rcnn.max_per_img": 5,
-    f"{PIPELINE}.0.0.scales": "[(96,96),(128,128)]",
-    f"{PIPELINE}.1.0.scales": "[(128,128)]",
-    f"{PIPELINE}.1.1.crop_size": "(64,96)",
-    f"{PIPELINE}.1.2.scales": "[(96,96),(128,128)]",
+    **MULTISCALE,
     "val_dataloader.dataset.pipeline.1.scale": "(96,96)",
     "test_dataloader.dataset.pipeline.1.scale": "(96,96)",
     "train_dataloader.dataset.indices": 8,

@@ -13,6 +13,14 @@ ROOT = Path(__file__).resolve().parent.parent
 TOOLS = ROOT / "tools"
 SITES = [Path(folder) for folder in sys.path if folder.endswith("-packages")]
 
+_TRANSFORMS = "train_dataloader.dataset.pipeline.3.transforms"
+MULTISCALE = {  # options: the multi-scale training of the COCO configs on small images
+    f"{_TRANSFORMS}.0.0.scales": "[(96,96),(128,128)]",
+    f"{_TRANSFORMS}.1.0.scales": "[(128,128)]",
+    f"{_TRANSFORMS}.1.1.crop_size": "(64,96)",
+    f"{_TRANSFORMS}.1.2.scales": "[(96,96),(128,128)]",
+}
+
 
 def command(tool: str, *arguments) -> list[str]:
     return [sys.executable, str(TOOLS / f"{tool}.py"), *map(str, arguments)]
