@@ -14,6 +14,7 @@ import torch
 import yaml
 from torch.utils.flop_counter import FlopCounterMode, register_flop_formula
 
+from .config.lookup import import_host
 from .config.shipped import config_folder
 
 OURS = "docs/RESULTS.md"  # the source of our own metrics
@@ -58,7 +59,7 @@ def measure(name: str, size: tuple[int, int]) -> tuple[int, int]:
     _register_formulas()
     cfg = Config.fromfile(config_folder() / name)
     scope = cfg.get("default_scope", "mmengine")
-    __import__(f"{scope}.models")
+    import_host(scope)
     init_default_scope(scope)
     settings = cfg.model
     if "data_preprocessor" in cfg and "data_preprocessor" not in settings:

@@ -1,6 +1,5 @@
 """Reading published checkpoints, reporting their keys and fitting them into our models."""
 
-from ..errors import SetupError
 from .load import Loadable, load_pretrained
 from .read import CheckpointError, find_weights, read_checkpoint
 from .report import LoadReport
@@ -9,7 +8,6 @@ __all__ = [
     "CheckpointError",
     "LoadReport",
     "Loadable",
-    "SetupError",
     "find_weights",
     "load_pretrained",
     "read_checkpoint",
