@@ -20,9 +20,6 @@ types: env
 test:
 	bash tools/test.sh
 
-docs: env
-	$(BIN)/python -m mkdocs build --strict
-
 fix: env
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .

@@ -139,7 +139,15 @@ class Trunk(Backbone):
 
     arch_defaults = dict(mlp_ratio=4, patch_size=16)
     default_arch: ClassVar[str] = "base"
-    classifier_keys = ("norm.", "fc_norm.", "head.", "head_dist.", "pre_logits.", "mask_token", "decoder_")
+    classifier_keys: ClassVar[tuple[str, ...]] = (
+        "norm.",
+        "fc_norm.",
+        "head.",
+        "head_dist.",
+        "pre_logits.",
+        "mask_token",
+        "decoder_",
+    )
     prefix_tokens: ClassVar[tuple[str, ...]] = ("cls_token",)
     stem_name: ClassVar[str] = "patch_embed"
     undecayed = ("pos_embed", "cls_token", "dist_token")

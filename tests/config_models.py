@@ -1,10 +1,11 @@
 """Configs, their models without memory, and their optimiser settings; for the tests of configs."""
 
+import copy
 from functools import cache
 from pathlib import Path
 
 import torch
-from mmengine.config import Config
+from mmengine.config import Config, ConfigDict
 from mmengine.optim import build_optim_wrapper
 from mmengine.registry import MODELS, init_default_scope
 from tool_runs import ROOT
@@ -26,14 +27,15 @@ def read(name: str) -> Config:
     return Config.fromfile(path(name))
 
 
-def model_settings(name: str) -> dict:
-    """The model's settings, with mmpretrain's data preprocessor, as the runner builds it."""
-    cfg = read(name)
-    beside = {"data_preprocessor": cfg.data_preprocessor.to_dict()} if "data_preprocessor" in cfg else {}
-    return {**beside, **cfg.model.to_dict()}
+def model_settings(name: str) -> ConfigDict:
+    """A copy of the model's settings, with mmpretrain's data preprocessor, as the runner builds it."""
+    cfg = copy.deepcopy(read(name))
+    if "data_preprocessor" in cfg:
+        cfg.model.setdefault("data_preprocessor", cfg.data_preprocessor)
+    return cfg.model
 
 
-def build_on_meta(settings: dict, scope: str) -> nn.Module:
+def build_on_meta(settings: ConfigDict, scope: str) -> nn.Module:
     init_default_scope(scope)
     with torch.device("meta"):
         return MODELS.build(settings).eval()

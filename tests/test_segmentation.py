@@ -253,8 +253,8 @@ def spoil(root: Path, how: str) -> None:
 @pytest.mark.parametrize(
     ("how", "message"),
     [
-        ("class", "annotations/train/3.png holds the number 4, but {root}/classes.txt has 4 classes, counted from 0"),
-        ("palette", "annotations/train/3.png holds the number 7, but {root}/classes.txt has 4 classes, counted from 0"),
+        ("class", "3.png holds the class number 4, but {root}/classes.txt has 4 classes, counted from 0"),
+        ("palette", "3.png holds the class number 7, but {root}/classes.txt has 4 classes, counted from 0"),
         ("colours", "annotations/train/3.png has 3 channels; a mask has one"),
         ("mask", "images/train/3.jpg has no mask {root}/annotations/train/3.png"),
         ("images", "images/val holds no .jpg files; set img_suffix"),

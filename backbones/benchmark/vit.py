@@ -28,13 +28,14 @@ from backbones.benchmark.measure import (
 )
 from backbones.cait import TalkingHeadAttention
 from backbones.deepvit import ReAttention
+from backbones.dense_transformer import DenseTransformer
 from backbones.layers import Attention, Mlp
 
 HEADING = "Plain vision transformers"
 DEFAULTS: dict[str, Any] = dict(size=512, batch=1, repeats=3)
 TOLERANCE = 1e-4  # of the largest value
 OURS, PLAIN, TIMM = "ours", "formula written out", "timm"
-MODELS: dict[str, tuple[type[PlainViT], str | dict[str, Any], str | None]] = {  # class, arch, name in timm
+MODELS: dict[str, tuple[type[DenseTransformer], str | dict[str, Any], str | None]] = {  # class, arch, name in timm
     "CaiT-S24": (CaiT, "s24", "cait_s24_224"),
     "DeepViT-S": (DeepViT, "s", None),
     "DeiT-S": (PlainViT, "small", "deit_small_patch16_224"),
@@ -92,7 +93,7 @@ def plain_mlp(mlp: Mlp, x: Tensor) -> Tensor:
     return F.linear(F.gelu(F.linear(x, mlp.fc1.weight, mlp.fc1.bias)), mlp.fc2.weight, mlp.fc2.bias)
 
 
-def written_out(net: PlainViT) -> PlainViT:
+def written_out(net: DenseTransformer) -> DenseTransformer:
     """A copy of ``net`` whose blocks compute the formulas."""
     net = copy.deepcopy(net)
     for block in cast(Any, net.blocks):
@@ -101,7 +102,7 @@ def written_out(net: PlainViT) -> PlainViT:
     return net
 
 
-def with_timm_blocks(net: PlainViT, name: str) -> PlainViT:
+def with_timm_blocks(net: DenseTransformer, name: str) -> DenseTransformer:
     """A copy of ``net`` whose blocks are those of a model of timm."""
     reference = cast(Any, timm.create_model(name, depth=net.depth, num_classes=0))
     net, weights = copy.deepcopy(net), net.state_dict()
@@ -112,7 +113,7 @@ def with_timm_blocks(net: PlainViT, name: str) -> PlainViT:
     return net
 
 
-def timm_trunk(net: PlainViT, name: str) -> Net:
+def timm_trunk(net: DenseTransformer, name: str) -> Net:
     """A whole model of timm with the weights of ``net``, up to the map that ``net`` returns with ``pyramid=None``."""
     reference = cast(Any, timm.create_model(name, img_size=net.img_size, depth=net.depth, num_classes=0))
     reference.norm = nn.Identity()
@@ -127,7 +128,7 @@ def timm_trunk(net: PlainViT, name: str) -> Net:
     return forward
 
 
-def build(model: str, size: int, device: torch.device, depth: int | None = None, **kwargs: Any) -> PlainViT:
+def build(model: str, size: int, device: torch.device, depth: int | None = None, **kwargs: Any) -> DenseTransformer:
     """A preset in training mode with drawn weights. With ``depth`` that many equal blocks: in DeepViT all re-attend."""
     cls, arch, _ = MODELS[model]
     arch = cls.parse_arch(arch)
@@ -138,7 +139,7 @@ def build(model: str, size: int, device: torch.device, depth: int | None = None,
     return net
 
 
-def draw_weights(net: PlainViT) -> PlainViT:
+def draw_weights(net: DenseTransformer) -> DenseTransformer:
     """Weights for which every term counts: fresh ones start LayerScale and relative positions close to nothing."""
     for p in net.parameters():
         if p.ndim > 1:
@@ -148,7 +149,7 @@ def draw_weights(net: PlainViT) -> PlainViT:
     return net
 
 
-def writings(net: PlainViT, timm_name: str | None) -> dict[str, PlainViT]:
+def writings(net: DenseTransformer, timm_name: str | None) -> dict[str, DenseTransformer]:
     """Ours, then those it is compared with."""
     nets = {OURS: net, PLAIN: written_out(net)}
     if timm_name:
@@ -189,7 +190,7 @@ def evaluation(args: argparse.Namespace, device: torch.device, x: Tensor) -> lis
 
 def training(args: argparse.Namespace, device: torch.device, x: Tensor, large: Tensor) -> list[str]:
     """Forward and backward of the trunks against the other writings."""
-    cases: list[tuple[str, str | None, PlainViT, Tensor]] = []
+    cases: list[tuple[str, str | None, DenseTransformer, Tensor]] = []
     for model in TRAINED:
         cases.append((model, MODELS[model][2], build(model, args.size, device, pyramid=None), x))
         few = build(model, 2 * args.size, device, depth=1, pyramid=None)
@@ -229,7 +230,7 @@ def training(args: argparse.Namespace, device: torch.device, x: Tensor, large: T
 def memory(args: argparse.Namespace, device: torch.device, x: Tensor) -> list[str]:
     """Tables and picture over the number of blocks."""
 
-    def peak(net: PlainViT) -> float:
+    def peak(net: DenseTransformer) -> float:
         return peak_mib(training_step(net, x, list(net.parameters()), keep_grads=True), device)
 
     lines: dict[str, dict[int, float]] = {}

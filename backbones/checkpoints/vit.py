@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Mapping
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 
 import torch
 from torch import Tensor
@@ -20,8 +20,8 @@ Grid = tuple[int, int]
 class Transformer(Protocol):
     """A model with patches, prefix tokens and a position table: ``backbones.trunk.Trunk``."""
 
-    stem_name: str
-    classifier_keys: tuple[str, ...]
+    stem_name: ClassVar[str]
+    classifier_keys: ClassVar[tuple[str, ...]]
     stride: int
     token_names: tuple[str, ...]
     pos_grid: Grid

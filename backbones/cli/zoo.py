@@ -42,14 +42,9 @@ def table(models: list[dict]) -> str:
     lines = [("model", "parameters (M)", "backbone GMACs", "published", "ours")]
     for model in models:
         data = model["Metadata"]
-        lines.append(
-            (
-                model["Name"],
-                zoo.shown(data.get("Parameters"), 1e6),
-                zoo.shown(data.get("FLOPs"), 1e9),
-                *map(metrics, zoo.results(model)),
-            )
-        )
+        published, ours = map(metrics, zoo.results(model))
+        figures = zoo.shown(data.get("Parameters"), 1e6), zoo.shown(data.get("FLOPs"), 1e9)
+        lines.append((model["Name"], *figures, published, ours))
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     return "\n".join("  ".join(cell.ljust(w) for cell, w in zip(line, widths, strict=True)).rstrip() for line in lines)
 
