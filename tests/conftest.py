@@ -17,6 +17,12 @@ from backbones import cli
 SHARED = Path(os.environ.get("DENSEBACKBONES_SHARED", ROOT.parent / "shared"))
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]):
+    """Modules with slow tests first: with one module a worker, none of them is left to the end."""
+    slow = {item.path for item in items if item.get_closest_marker("slow")}
+    items.sort(key=lambda item: item.path not in slow)
+
+
 @pytest.fixture(autouse=True)
 def _same_numbers_every_time():
     torch.manual_seed(0)

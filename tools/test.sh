@@ -13,5 +13,6 @@ if [ "${1:-}" = quick ]; then
     selection=(-m "not slow")
     shift
 fi
+workers=$(nproc)         # before the next line, which nproc obeys
 export OMP_NUM_THREADS=1 # each process has a core of its own
-exec .venv/bin/python -m pytest -n "$(nproc)" --dist loadfile "${selection[@]}" "$@"
+exec .venv/bin/python -m pytest -n "$workers" --dist loadfile --no-loadscope-reorder "${selection[@]}" "$@"
