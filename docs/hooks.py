@@ -23,17 +23,23 @@ def tables() -> str:
     lines: list[str] = []
     for name, models in groupby(sorted(zoo.load(), key=task), key=task):
         lines += [f"## {name}", ""]
-        lines += ["| config | data | parameters (M) | backbone GMACs | published | ours | initial weights |"]
-        lines.append("| --- | --- | ---: | ---: | --- | --- | --- |")
+        lines += ["| config | data | parameters (M) | backbone GMACs | published | source | ours | weights |"]
+        lines.append("| --- | --- | ---: | ---: | --- | --- | --- | --- |")
         for model in models:
-            data, weights = model["Metadata"], model.get("Initial weights")
+            data = model["Metadata"]
             published, ours = map(metrics, zoo.results(model))
-            link = f"[file]({weights['URL']}), {weights['License']}" if weights else "-"
+            sources = {result["Source"] for result in model.get("Results", [])} - {zoo.OURS}
+            links = [
+                f"[{text}]({model[key]['URL']}) ({model[key]['License']})"
+                for key, text in (("Weights", "trained"), ("Initial weights", "initial"))
+                if key in model
+            ]
             size = "x".join(map(str, data["Input size"]))
             gmacs = f"{zoo.shown(data.get('FLOPs'), 1e9)} at {size}"
             lines.append(
                 f"| `{model['Name']}` | {data['Training Data']} | "
-                f"{zoo.shown(data.get('Parameters'), 1e6)} | {gmacs} | {published} | {ours} | {link} |"
+                f"{zoo.shown(data.get('Parameters'), 1e6)} | {gmacs} | {published} | "
+                f"{', '.join(sorted(sources)) or '-'} | {ours} | {', '.join(links) or '-'} |"
             )
         lines.append("")
     return "\n".join(lines)

@@ -29,6 +29,7 @@ from backbones.benchmark.measure import (
 from backbones.cait import TalkingHeadAttention
 from backbones.deepvit import ReAttention
 from backbones.dense_transformer import DenseTransformer
+from backbones.engine import compile_inference
 from backbones.layers import Attention, Mlp
 
 HEADING = "Plain vision transformers"
@@ -52,7 +53,12 @@ def measure(args: argparse.Namespace, device: torch.device) -> list[str]:
     x = torch.randn(args.batch, 3, args.size, args.size, device=device)
     large = torch.randn(args.batch, 3, 2 * args.size, 2 * args.size, device=device)
     # Evaluation first: as in a fresh process, whose allocator no training has warmed up.
-    parts = [evaluation(args, device, x), training(args, device, x, large), memory(args, device, large)]
+    parts = [
+        evaluation(args, device, x),
+        compiled(args, device, x),
+        training(args, device, x, large),
+        memory(args, device, large),
+    ]
     return [line for part in parts for line in [*part, ""]]
 
 
@@ -185,6 +191,26 @@ def evaluation(args: argparse.Namespace, device: torch.device, x: Tensor) -> lis
         "is ViT-S.",
         "",
         *table(("model", "in timm", "ours / timm"), rows, names=2),
+    ]
+
+
+def compiled(args: argparse.Namespace, device: torch.device, x: Tensor) -> list[str]:
+    """Compiled against eager inference, with the default pyramid."""
+    rows = []
+    for name, cls, arch in (("ViT-B", PlainViT, "base"), ("CaiT-S24", CaiT, "s24"), ("DeepViT-S", DeepViT, "s")):
+        net = draw_weights(cls(arch, img_size=args.size)).to(device).eval()
+        function = compile_inference(net)
+        check_equal(function, net, x)
+        ours, eager = paired_seconds([inference(function, x), inference(net, x)], 3 * args.repeats)
+        rows.append((name, ratio(ours, eager)))
+        print(*rows[-1], flush=True)
+    return [
+        "### Time of compiled inference, relative to eager",
+        "",
+        f"{images(x)}, float32, `backbones.engine.compile_inference`; median of {3 * args.repeats} pairs (smallest to "
+        "largest). RevCol's is in its own section.",
+        "",
+        *table(("model", "compiled / eager"), rows),
     ]
 
 

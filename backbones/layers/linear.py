@@ -1,8 +1,24 @@
 """A linear layer on the last dimension that takes the faster of two routes."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+_convolve_when_compiled = False
+
+
+@contextmanager
+def convolve_when_compiled() -> Iterator[None]:
+    """Within it, models that are compiled take the convolution, too; a gain only if TorchInductor freezes weights."""
+    global _convolve_when_compiled
+    before, _convolve_when_compiled = _convolve_when_compiled, True
+    try:
+        yield
+    finally:
+        _convolve_when_compiled = before
 
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
@@ -10,12 +26,13 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
 
     PyTorch multiplies matrices with MKL, which leaves up to half of the speed of other makers' processors unused, but
     convolves with oneDNN, which does not (``docs/BENCHMARKS.md``). oneDNN has no float64. Under
-    ``torch.compile`` it stays a linear layer, and compiled inference on a CPU is slower than eager.
+    ``torch.compile`` it stays a linear layer, unless ``compile_inference`` compiles.
 
     Shapes:
         x: ``(..., C)``; weight: ``(D, C)``; bias: ``(D,)``; returns ``(..., D)``.
     """
-    if not x.is_cpu or x.dtype == torch.float64 or torch.compiler.is_compiling():
+    compiled_as_linear = torch.compiler.is_compiling() and not _convolve_when_compiled
+    if not x.is_cpu or x.dtype == torch.float64 or compiled_as_linear:
         return F.linear(x, weight, bias)
     # (1, C, 1, N), channels last in memory. Along the width: along the height, oneDNN's backward takes more than twice
     # as long for the odd numbers of tokens that a class token makes.
