@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from .base import Backbone, Part
 from .checkpoints.vit import adapt_vit_weights, published_vit_name
-from .layers import Attention, Mlp, drop_path_scale, recompute, window_partition, window_unpartition
+from .layers import Attention, Mlp, drop_path_scale, padding, recompute, window_partition, window_unpartition
 from .layers.pos_embed import resize_pos_embed, sincos_pos_embed
 
 NORM_EPS = 1e-6
@@ -249,7 +249,7 @@ class Trunk(Backbone):
 
     def embed(self, x: Tensor, names: Collection[str] = ()) -> tuple[dict[str, Tensor], Tensor]:
         """The stem: its maps among ``names`` (plain patches have none), and the patches ``(B, C, h, w)``."""
-        pad_h, pad_w = (-x.shape[2] % self.stride, -x.shape[3] % self.stride)
+        pad_h, pad_w = (padding(n, self.stride) for n in x.shape[2:])
         return {}, getattr(self, self.stem_name)(F.pad(x, (0, pad_w, 0, pad_h)))
 
     def run_blocks(self, patches: Tensor, wanted: Sequence[int]) -> dict[int, Tensor]:
@@ -289,7 +289,7 @@ class Trunk(Backbone):
     def _draw_drop_path(self, tokens: Tensor) -> list[Scales]:
         """The factors of the two branches of each block in this forward."""
         if not self.training or self.drop_path_rate == 0:
-            return [(1.0, 1.0)] * self.depth
+            return [(1.0, 1.0) for _ in self.blocks]
         return [(drop_path_scale(tokens, rate), drop_path_scale(tokens, rate)) for rate in self.drop_path_rates()]
 
     # The contract

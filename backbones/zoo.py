@@ -7,12 +7,12 @@ of the stated size, attention included.
 from __future__ import annotations
 
 from fnmatch import fnmatch
-from functools import cache
 from typing import Any
 
 import torch
 import yaml
-from torch.utils.flop_counter import FlopCounterMode, register_flop_formula
+from torch.overrides import TorchFunctionMode
+from torch.utils.flop_counter import FlopCounterMode
 
 from .config.lookup import import_host
 from .config.shipped import config_folder
@@ -56,7 +56,6 @@ def measure(name: str, size: tuple[int, int]) -> tuple[int, int]:
     from mmengine.config import Config
     from mmengine.registry import MODELS, init_default_scope
 
-    _register_formulas()
     cfg = Config.fromfile(config_folder() / name)
     scope = cfg.get("default_scope", "mmengine")
     import_host(scope)
@@ -66,11 +65,11 @@ def measure(name: str, size: tuple[int, int]) -> tuple[int, int]:
         settings = {**settings, "data_preprocessor": cfg.data_preprocessor}
     with torch.device("meta"), MODELS.switch_scope_and_registry(scope) as registry:
         model = registry.build(settings)
-    counter = FlopCounterMode(display=False)
-    with torch.no_grad(), counter:
+    counter, mixed = FlopCounterMode(display=False), _MixedAttention()
+    with torch.no_grad(), counter, mixed:
         model.backbone.eval()(torch.empty(1, 3, *size, device="meta"))
     # the counter counts a multiplication and an addition as two
-    return sum(p.numel() for p in model.parameters()), counter.get_total_flops() // 2
+    return sum(p.numel() for p in model.parameters()), counter.get_total_flops() // 2 + mixed.macs
 
 
 def check(model: dict[str, Any]) -> list[str]:
@@ -84,13 +83,15 @@ def check(model: dict[str, Any]) -> list[str]:
     ]
 
 
-@cache
-def _register_formulas() -> None:
-    """Count the products of attention that is mixed over the heads, an operator of this package."""
-    from .layers import score_map_operators  # noqa: F401  (registers the operator)
+class _MixedAttention(TorchFunctionMode):
+    """Counts the products of attention that is mixed over the heads, an operator of this package."""
 
-    @register_flop_formula(torch.ops.backbones.mixed_attention)
-    def _(q: Any, k: Any, v: Any, scale: float, pre: Any, *_: Any, **__: Any) -> int:
-        batch, heads, tokens, width = q
-        mixes = heads * (1 if pre is None else 2)
-        return 2 * batch * heads * tokens**2 * (width + v[-1] + mixes)
+    macs = 0
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func is torch.ops.backbones.mixed_attention.default:
+            q, _, v, _, pre, *_ = args
+            batch, heads, tokens, width = q.shape
+            mixes = heads * (1 if pre is None else 2)
+            self.macs += batch * heads * tokens**2 * (width + v.shape[-1] + mixes)
+        return func(*args, **(kwargs or {}))

@@ -16,6 +16,7 @@ from torch import nn
 
 pytestmark = [
     pytest.mark.slow,
+    pytest.mark.filterwarnings("ignore:`torch.cuda.amp.autocast:FutureWarning"),  # mmdet 3.3 on PyTorch 2.4
     pytest.mark.filterwarnings("ignore:The arguments `dropout` in MultiheadAttention:DeprecationWarning"),
 ]
 

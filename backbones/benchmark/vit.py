@@ -199,6 +199,7 @@ def compiled(args: argparse.Namespace, device: torch.device, x: Tensor) -> list[
     rows = []
     for name, cls, arch in (("ViT-B", PlainViT, "base"), ("CaiT-S24", CaiT, "s24"), ("DeepViT-S", DeepViT, "s")):
         net = draw_weights(cls(arch, img_size=args.size)).to(device).eval()
+        torch.compiler.reset()
         function = compile_inference(net)
         check_equal(function, net, x)
         ours, eager = paired_seconds([inference(function, x), inference(net, x)], 3 * args.repeats)

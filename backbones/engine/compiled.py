@@ -1,4 +1,4 @@
-"""Compiled inference that is not slower than eager code."""
+"""Compiled inference that is not slower than eager mode."""
 
 from collections.abc import Callable
 from typing import Any
@@ -10,24 +10,25 @@ from backbones.layers.linear import convolve_when_compiled
 
 
 def compile_inference(model: nn.Module) -> Callable[..., Any]:
-    """Compiles a model in evaluation mode for inference with its present weights.
+    """Compiles a model in evaluation mode.
 
-    ``torch.compile`` alone sends linear layers to MKL, and is then slower than eager code on many CPUs. Here they stay
-    convolutions, as in ``layers.linear``, whose weights TorchInductor packs once for oneDNN ("freezing").
+    ``torch.compile`` alone sends linear layers to MKL, and is then slower than eager mode on many CPUs. Here they stay
+    convolutions, as in ``layers.linear``. TorchInductor must then leave the memory layout as it is: its own choice
+    copies every map.
 
     Args:
-        model: A backbone or any other model that compiles into one graph. Weights that change later have no effect.
+        model: A backbone, or any other model that compiles into one graph.
 
     Returns:
-        A function with the model's arguments. It compiles at the first call and for each new kind of shape, and keeps
-        no gradients: ``levels = compile_inference(backbone.eval())(images)``.
+        A function with the model's arguments, without gradients: ``compile_inference(backbone.eval())(images)``. It
+        compiles at the first call, and at the second for images of any size.
 
     Raises:
         ValueError: for a model in training mode.
     """
     if model.training:
         raise ValueError(f"{type(model).__name__} is in training mode; call eval() on it first")
-    compiled = torch.compile(model, fullgraph=True, options={"freezing": True})
+    compiled = torch.compile(model, fullgraph=True, options={"layout_optimization": False})
 
     def forward(*args: Any, **kwargs: Any) -> Any:
         with torch.no_grad(), convolve_when_compiled():

@@ -8,7 +8,7 @@ from .mlp import Mlp
 from .norm import LayerNorm2d
 from .recompute import recompute
 from .score_maps import re_attention, talking_heads
-from .windows import window_partition, window_unpartition
+from .windows import padding, window_partition, window_unpartition
 
 __all__ = [
     "Attention",
@@ -18,6 +18,7 @@ __all__ = [
     "Mlp",
     "drop_path_scale",
     "linear",
+    "padding",
     "re_attention",
     "recompute",
     "talking_heads",

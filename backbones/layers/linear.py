@@ -12,7 +12,7 @@ _convolve_when_compiled = False
 
 @contextmanager
 def convolve_when_compiled() -> Iterator[None]:
-    """Within it, models that are compiled take the convolution, too; a gain only if TorchInductor freezes weights."""
+    """Within it, compiled models take the convolution, too; a gain only without TorchInductor's layout optimization."""
     global _convolve_when_compiled
     before, _convolve_when_compiled = _convolve_when_compiled, True
     try:

@@ -7,6 +7,11 @@ from einops import rearrange
 from torch import Tensor
 
 
+def padding(length: int, multiple: int) -> int:
+    """Length to add for the next multiple. ``-length % multiple`` is beyond TorchInductor's symbolic sizes."""
+    return (multiple - length % multiple) % multiple
+
+
 def window_partition(x: Tensor, grid: tuple[int, int], size: int) -> Tensor:
     """Cuts a grid into windows, padded with zeros at the bottom and the right.
 
@@ -16,12 +21,12 @@ def window_partition(x: Tensor, grid: tuple[int, int], size: int) -> Tensor:
         x: ``(B, h * w, C)``; returns ``(B * windows, size * size, C)``.
     """
     h, w = grid
-    x = F.pad(rearrange(x, "b (h w) d -> b h w d", h=h), (0, 0, 0, -w % size, 0, -h % size))
+    x = F.pad(rearrange(x, "b (h w) d -> b h w d", h=h), (0, 0, 0, padding(w, size), 0, padding(h, size)))
     return rearrange(x, "b (r i) (c j) d -> (b r c) (i j) d", i=size, j=size)
 
 
 def window_unpartition(x: Tensor, grid: tuple[int, int], size: int) -> Tensor:
     """Undoes ``window_partition``, padding cut off: ``(B * windows, size * size, C)`` to ``(B, h * w, C)``."""
-    (h, w), (rows, columns) = grid, (-(-side // size) for side in grid)
+    (h, w), (rows, columns) = grid, ((side + padding(side, size)) // size for side in grid)
     x = rearrange(x, "(b r c) (i j) d -> b (r i) (c j) d", r=rows, c=columns, i=size)
     return rearrange(x[:, :h, :w], "b h w d -> b (h w) d")
