@@ -2,7 +2,7 @@
 
 Run:    torchrun --nproc_per_node=8 tools/train.py configs/ceit_imagenet.py --launcher pytorch
 
-The positions of the layers (pos_layer_embed of the head) do decay: the official code's list of what is spared omits them.
+The layer positions (pos_layer_embed of the head) have weight decay, as in the official code.
 """
 
 _base_ = "./vit_imagenet.py"

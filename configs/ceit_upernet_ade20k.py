@@ -3,8 +3,8 @@
 Run:    python tools/train.py configs/ceit_upernet_ade20k.py --cfg-options model.backbone.init_cfg.checkpoint=PATH
             (weights: on Google Drive, linked in the readme of coeusguo/ceit)
 
-Differences from vit_upernet_ade20k.py: batch norms are frozen, since a GPU holds two images only, the pyramid is
-therefore one without, and the decoder is narrower.
+Differences from vit_upernet_ade20k.py: batch norms are frozen, since a GPU holds two images only; the pyramid has
+none, for the same reason; and the decoder is narrower.
 """
 
 _base_ = "./vit_upernet_ade20k.py"

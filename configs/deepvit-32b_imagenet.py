@@ -1,10 +1,10 @@
-"""DeepViT with 32 blocks, ImageNet-1k, 300 epochs: kept apart by a loss on the attention maps.
+"""DeepViT with 32 blocks, ImageNet-1k, 300 epochs, with a loss that keeps attention maps apart.
 
 Run:    torchrun --nproc_per_node=8 tools/train.py configs/deepvit-32b_imagenet.py --launcher pytorch
 
-As published, mixup of 0.1, no cutmix, and a cosine regulariser between the maps of different blocks. Which blocks the
-official code compares is not known, nor whether its option "cos_reg_component 12" is the weight: here neighbours are, with
-a weight of 1. The rest is as in deepvit_imagenet.py.
+As published, mixup of 0.1, no cutmix, and a cosine regulariser between the maps of different blocks. The compared
+blocks and the meaning of the official option "cos_reg_component 12" are unknown; here neighbours are compared, with a
+weight of 1. The rest is as in deepvit_imagenet.py.
 """
 
 _base_ = "./deepvit_imagenet.py"

@@ -1,6 +1,7 @@
 """Mask R-CNN, DeepViT-L, COCO 2017, ViTDet's recipe.
 
-Run:    python tools/train.py configs/deepvit-large_maskrcnn_coco.py   (weights: deepvit_l.pth of the authors, see the small one)
+Run:    python tools/train.py configs/deepvit-large_maskrcnn_coco.py --cfg-options model.backbone.init_cfg.checkpoint=PATH
+            (weights: see deepvit_maskrcnn_coco.py)
 """
 
 _base_ = "./deepvit_maskrcnn_coco.py"

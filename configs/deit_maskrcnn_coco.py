@@ -2,7 +2,7 @@
 
 Run:    python tools/train.py configs/deit_maskrcnn_coco.py
 
-The schedule, augmentation and optimiser are those of vit_maskrcnn_coco.py, of whose trunk DeiT-B differs in the weights only.
+Schedule, augmentation and optimiser are those of vit_maskrcnn_coco.py; DeiT-B has the same trunk and other weights.
 """
 
 _base_ = "./vit_maskrcnn_coco.py"

@@ -1,6 +1,6 @@
 """UPerNet, RevCol-B, ADE20K, crops of 640, 160k iterations: the official recipe for ImageNet-22k weights.
 
-Run:    python tools/train.py configs/revcol-base-22k_upernet_ade20k.py   (weights: see the tiny one)
+Run:    python tools/train.py configs/revcol-base-22k_upernet_ade20k.py   (weights: see revcol_upernet_ade20k.py)
 """
 
 _base_ = "./revcol-base_upernet_ade20k.py"

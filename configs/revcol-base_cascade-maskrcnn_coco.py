@@ -1,6 +1,6 @@
 """Cascade Mask R-CNN, RevCol-B, COCO 2017, 3x multi-scale.
 
-Run:    python tools/train.py configs/revcol-base_cascade-maskrcnn_coco.py   (weights: see the tiny one)
+Run:    python tools/train.py configs/revcol-base_cascade-maskrcnn_coco.py   (weights: see revcol_cascade-maskrcnn_coco.py)
 
 Weights of ImageNet-22k: --cfg-options optim_wrapper.optimizer.lr=1e-4, half the rate, as the authors.
 """

@@ -2,8 +2,8 @@
 
 Run:    torchrun --nproc_per_node=8 tools/train.py configs/revcol-base_finetune_imagenet.py --launcher pytorch
 
-The plain head, new; of the weights, which are downloaded at the first start, the four classifiers and the decoders are
-left out. A checkpoint of revcol-base_pretrain_imagenet-22k.py does as well: --cfg-options model.backbone.init_cfg.checkpoint=PATH
+The plain head starts at random. The weights are downloaded at the first start; their four classifiers and decoders are
+skipped. A checkpoint of revcol-base_pretrain_imagenet-22k.py works, too: --cfg-options model.backbone.init_cfg.checkpoint=PATH
 AdamW 1e-4 for 1024 images a step (8 GPUs of 128; --auto-scale-lr for other numbers), layer decay 0.9, no warm-up, no
 mixup and cutmix. The published fine-tuned file is evaluated as it is:
 python tools/test.py configs/revcol-base_finetune_imagenet.py revcol_base_22k_1kft_224.pth

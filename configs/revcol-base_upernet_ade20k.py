@@ -1,6 +1,6 @@
 """UPerNet, RevCol-B, ADE20K, crops of 512, 160k iterations: the official recipe for ImageNet-1k weights.
 
-Run:    python tools/train.py configs/revcol-base_upernet_ade20k.py   (weights: see the tiny one)
+Run:    python tools/train.py configs/revcol-base_upernet_ade20k.py   (weights: see revcol_upernet_ade20k.py)
 """
 
 _base_ = "./revcol-small_upernet_ade20k.py"

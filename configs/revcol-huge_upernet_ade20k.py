@@ -1,6 +1,6 @@
 """UPerNet, RevCol-H, ADE20K, crops of 640, 160k iterations: the official recipe.
 
-Run:    python tools/train.py configs/revcol-huge_upernet_ade20k.py   (weights: see the tiny one)
+Run:    python tools/train.py configs/revcol-huge_upernet_ade20k.py   (weights: see revcol_upernet_ade20k.py)
 
 One image per GPU, 8 GPUs. Where the authors recompute each column in backward, ours are reversible.
 """

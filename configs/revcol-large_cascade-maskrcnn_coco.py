@@ -1,6 +1,6 @@
 """Cascade Mask R-CNN, RevCol-L, COCO 2017, 3x multi-scale.
 
-Run:    python tools/train.py configs/revcol-large_cascade-maskrcnn_coco.py   (weights: see the tiny one)
+Run:    python tools/train.py configs/revcol-large_cascade-maskrcnn_coco.py   (weights: see revcol_cascade-maskrcnn_coco.py)
 """
 
 _base_ = "./revcol_cascade-maskrcnn_coco.py"

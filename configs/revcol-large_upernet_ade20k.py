@@ -1,6 +1,6 @@
 """UPerNet, RevCol-L, ADE20K, crops of 640, 160k iterations: the official recipe.
 
-Run:    python tools/train.py configs/revcol-large_upernet_ade20k.py   (weights: see the tiny one)
+Run:    python tools/train.py configs/revcol-large_upernet_ade20k.py   (weights: see revcol_upernet_ade20k.py)
 """
 
 _base_ = "./revcol-base-22k_upernet_ade20k.py"

@@ -1,6 +1,6 @@
 """UPerNet, RevCol-S, ADE20K, crops of 512, 160k iterations: the official recipe.
 
-Run:    python tools/train.py configs/revcol-small_upernet_ade20k.py   (weights: see the tiny one)
+Run:    python tools/train.py configs/revcol-small_upernet_ade20k.py   (weights: see revcol_upernet_ade20k.py)
 """
 
 _base_ = "./revcol_upernet_ade20k.py"
