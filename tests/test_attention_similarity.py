@@ -61,7 +61,7 @@ def test_maps_and_their_similarities_are_those_of_the_official_code(official):
 
 @pytest.mark.parametrize("family", [PlainViT, DeepViT, CaiT, CeiT])
 @pytest.mark.parametrize("rel_pos", [False, 64])
-def test_maps_are_what_multiplies_the_values(family, rel_pos):
+def test_maps_are_the_weights_of_the_values(family, rel_pos):
     net = family(ARCH, img_size=64, pyramid=None, rel_pos=rel_pos).double().eval()
     for p in net.parameters():
         torch.nn.init.normal_(p, std=0.3)
@@ -74,7 +74,7 @@ def test_maps_are_what_multiplies_the_values(family, rel_pos):
 
 
 # ------------------------------------------------------------------------------------------------------------ measure
-def test_similarity_compares_what_a_token_gives():
+def test_similarity_compares_the_rows_of_a_token():
     eye = torch.eye(3).expand(1, 1, 3, 3)
     assert attention_similarity(eye, 5 * eye).tolist() == [[[1, 1, 1]]]
     assert attention_similarity(eye, eye.roll(1, dims=3)).tolist() == [[[0, 0, 0]]]

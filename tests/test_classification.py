@@ -98,7 +98,7 @@ def test_official_file_loads_whole(case, tmp_path):
     assert len(report.loaded) == len(source["state_dict"])
 
 
-def test_head_of_other_classes_starts_anew_on_demand(case, tmp_path):
+def test_head_of_other_classes_is_reset_on_demand(case, tmp_path):
     name, source, model = case
     heads = {
         key
@@ -120,7 +120,7 @@ def test_head_of_other_classes_starts_anew_on_demand(case, tmp_path):
 
 
 @pytest.mark.parametrize(("name", "classes"), [("revcol_22k", 10), ("revcol", 1001)])
-def test_decoders_of_the_other_kind_start_anew_with_the_head(name, classes, fixtures, tmp_path):
+def test_decoders_of_the_other_kind_are_reset_with_the_head(name, classes, fixtures, tmp_path):
     source = torch.load(fixtures / f"{name}.pt", weights_only=True)
     torch.save(source["state_dict"], tmp_path / "official.pth")
     model = build(source, name, num_classes=classes)
@@ -227,7 +227,7 @@ def test_distilled_heads_are_the_official_ones(fixtures):
     close(distilled, source["logits_dist"])
 
 
-def test_decoders_rebuild_the_pixels_whatever_the_normalisation():
+def test_decoders_rebuild_the_pixels_under_any_normalisation():
     init_default_scope("mmpretrain")
     arch = dict(channels=(8, 8, 8, 8), depths=(1, 1, 1, 1), num_columns=4)
     for pixels in (dict(mean=[127.5] * 3, std=[127.5] * 3), dict(mean=[103.5, 116.3, 123.7], std=[57.0, 58.0, 59.0])):

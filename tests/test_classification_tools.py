@@ -192,7 +192,7 @@ def test_matrix_of_many_classes_lists_the_largest_confusions(tmp_path):
     assert width > height > 1000  # a pixel for each class
 
 
-def test_no_mistakes_is_said():
+def test_no_mistakes_are_reported():
     assert (
         classification.draw_mistakes([classification.Guess("", 1, 1, 0.9)], ["a", "b"]).get_suptitle()
         == "0 mistakes in 1 images"
@@ -303,7 +303,7 @@ load_from = "{tmp_path}/published.pth"
     assert "name it by --cfg-options load_from=PATH, without --resume" in message
 
 
-def test_other_classes_than_the_training_s_are_said(trained, flowers, tmp_path):
+def test_other_classes_than_in_training_are_reported(trained, flowers, tmp_path):
     shutil.copytree(flowers / "val", tmp_path / "val")
     (tmp_path / "val" / "daisy").rename(tmp_path / "val" / "edelweiss")
     result = run(

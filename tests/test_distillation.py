@@ -134,7 +134,7 @@ def test_weights_that_timm_reads_are_kept(settings, tmp_path):
         assert torch.equal(model.teacher.model.state_dict()[key], value), key
 
 
-def test_teacher_without_weights_is_said(tmp_path, said):
+def test_teacher_without_weights_is_reported(tmp_path, said):
     make().init_weights()
     assert any("the teacher's config names no weights" in text for text in said)
     said.clear()

@@ -76,7 +76,7 @@ def test_a_classifiers_checkpoint_starts_a_detectors_backbone(trained):
         assert torch.equal(net(torch.ones(1, 3, 64, 64))[-1], expected[-1])
 
 
-def test_what_cannot_be_exported_is_refused(tmp_path, fail):
+def test_unsupported_models_are_refused(tmp_path, fail):
     bare = tmp_path / "bare.pth"
     torch.save({"state_dict": {"backbone.x": torch.zeros(1)}}, bare)
     assert "has no config of its training" in fail("export-weights", bare, "-o", tmp_path / "out.pth")

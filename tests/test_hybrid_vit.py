@@ -216,7 +216,7 @@ def test_a_wrong_number_of_taps_is_named(arch, taps, count):
         ((0, 2), {"stem", "stages.0", "stages.1", "stages.2", "embedding", "blocks.0", "blocks.1", "blocks.2"}),
     ],
 )
-def test_what_no_level_is_made_from_is_frozen(out_indices, trained):
+def test_unused_parts_are_frozen(out_indices, trained):
     net = HybridViT(TOY_16, out_indices=out_indices)
     sum(f.square().sum() for f in net(torch.rand(1, 3, 64, 64))).backward()
 

@@ -270,7 +270,7 @@ def test_imagenet_22k_is_only_trained_on(name):
 
 # ---------------------------------------------------------------------------------------------------------- optimiser
 @pytest.mark.parametrize("name", CONFIGS)
-def test_weight_decay_spares_what_the_official_code_spares(name):
+def test_weight_decay_exclusions_are_the_official_ones(name):
     got = optimizer_settings(name)
     spared = {key for key, (_, decay) in got.items() if decay == 0}
     expected = {key for key, parameter in build(name).named_parameters() if parameter.ndim == 1}

@@ -52,7 +52,7 @@ def test_numbers_are_the_official_ones(fixtures):
     torch.testing.assert_close(loss, file["loss"], rtol=0, atol=1e-6)
 
 
-def test_the_backbone_sees_what_is_left_and_the_loss_what_is_masked():
+def test_backbone_sees_visible_and_loss_masked_patches():
     model = build()
     images, noise = torch.randn(2, 3, 64, 64), torch.rand(2, 16)
     latent, kept = model.encode(images, noise)

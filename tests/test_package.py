@@ -66,7 +66,7 @@ def test_metadata_version_and_verbs(installed, tmp_path):
     assert extras.replace('"', "").split() == ["dev", "docs", "onedl", "openmmlab"]
     assert typed == "True"
     listed = call(installed / "densebackbones", "--help", cwd=tmp_path)
-    for verb in ("train", "test", "drop-in", "export-weights", "plot", "sample-data", "benchmark"):
+    for verb in ("train", "test", "drop-in", "export-weights", "plot", "sample-data", "benchmark", "zoo"):
         assert f"\n  {verb} " in listed
 
 
@@ -90,6 +90,8 @@ def test_configs_are_where_mim_looks_and_serve_as_bases(installed, tmp_path):
 def test_command_drops_in_makes_data_and_trains_from_an_empty_folder(installed, tmp_path):
     command = installed / "densebackbones"
     stock = "mmdet::retinanet/retinanet_r50_fpn_1x_coco.py"
+    rows = call(command, "zoo", "list", "revcol*coco", cwd=tmp_path).splitlines()
+    assert [row.split()[0] for row in rows if "revcol_maskrcnn_coco" in row] == ["revcol_maskrcnn_coco"]
     printed = call(command, "drop-in", stock, "--backbone", "RevCol", "--arch", "tiny", "-o", "x.py", cwd=tmp_path)
     assert printed.endswith("wrote x.py; to train it: densebackbones train x.py\n")
     call(

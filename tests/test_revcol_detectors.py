@@ -257,7 +257,7 @@ def objects365(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def test_dino_trains_through_both_stages_and_says_what_starts_anew(objects365, data, tmp_path):
+def test_dino_trains_through_both_stages_and_reports_new_layers(objects365, data, tmp_path):
     first, second = tmp_path / "first", tmp_path / "second"
     train(OBJECTS365, objects365, first, SMALL_DINO)
     printed = train(COCO, data, second, {**SMALL_DINO, "load_from": first / "epoch_1.pth"})

@@ -65,7 +65,7 @@ def test_larger_data_set_begins_with_the_smaller_ones_images(sample, tmp_path):
     assert [larger[name] for name in names] == [contents(sample)[name] for name in names]
 
 
-def test_images_are_where_and_what_the_annotations_say(split):
+def test_images_match_the_annotations(split):
     coco, folder = split
     assert {image["file_name"] for image in coco.imgs.values()} == {path.name for path in folder.iterdir()}
     for image in coco.imgs.values():

@@ -80,7 +80,7 @@ def test_detection_works_without_mmpretrain(data, tmp_path):
     assert "coco/bbox_mAP" in result.stdout + result.stderr
 
 
-def test_classification_says_that_it_needs_mmpretrain(tmp_path):
+def test_classification_without_mmpretrain_is_an_error_with_the_reason(tmp_path):
     imports = tmp_path / "imports.py"  # fails at the import; in OneDL, the other config fails at `_base_` already
     imports.write_text('custom_imports = dict(imports=["backbones.classification"], allow_failed_imports=False)')
     for config in (ROOT / "configs" / "revcol_imagenet.py", imports):
@@ -233,7 +233,7 @@ def test_data_of_other_classes_is_refused(sample, tmp_path, fail):
         ("model.backbone.arch.depths=1,1,1,1", "add model.backbone.arch._delete_=True to replace it"),
     ],
 )
-def test_wrong_option_is_refused_with_what_is_allowed(option, answer, data, tmp_path, fail):
+def test_wrong_option_is_refused_with_the_allowed_ones(option, answer, data, tmp_path, fail):
     assert answer in fail("train", CONFIG, "--data-root", data, "--work-dir", tmp_path, "--cfg-options", option)
 
 
@@ -284,7 +284,7 @@ def test_resume_without_a_whole_checkpoint_is_refused(trained, data, tmp_path, f
     assert "names /elsewhere/epoch_1.pth, which does not exist" in fail("train", *arguments, "--resume")
 
 
-def test_what_only_the_built_model_shows_is_refused_too(trained, data, tmp_path):
+def test_errors_of_the_built_model_are_refused_too(trained, data, tmp_path):
     """In processes of their own, as mmengine builds one runner per process."""
     last = trained / "epoch_3.pth"
     shared = ("--data-root", data, "--work-dir", tmp_path)

@@ -85,7 +85,7 @@ def jax_file(path, prefix, numbers, kernel, positions, **more):
 
 
 @pytest.mark.parametrize("prefix", ["", "opt/target/"])
-def test_original_jax_weights_become_what_timm_makes_of_them(tmp_path, prefix):
+def test_original_jax_weights_convert_as_in_timm(tmp_path, prefix):
     positions = {"Transformer/posembed_input/pos_embedding": (1, 17, C)}
     pre_logits = {"pre_logits/kernel": (C, C), "pre_logits/bias": (C,)}
     path = jax_file(tmp_path / "vit.npz", prefix, (1, 2, 3), (16, 16, 3, C), positions, **pre_logits)
@@ -100,7 +100,7 @@ def test_original_jax_weights_become_what_timm_makes_of_them(tmp_path, prefix):
     assert report.adapted == ["JAX names and layouts converted to PyTorch's"]
 
 
-def test_big_vision_weights_become_what_timm_makes_of_them(tmp_path):
+def test_big_vision_weights_convert_as_in_timm(tmp_path):
     path = jax_file(tmp_path / "vit.npz", "params/", (0, 1, 0), (16, 16, 3, C), {"pos_embedding": (1, 16, C)})
     theirs, ours = official("vit_tiny_patch16_224", no_embed_class=True), vit()
     theirs.load_pretrained(path)
@@ -112,7 +112,7 @@ def test_big_vision_weights_become_what_timm_makes_of_them(tmp_path):
 
 
 @pytest.mark.parametrize("norm_shape", [(), (1, 1, 1)], ids=["vectors", "maps"])
-def test_jax_hybrids_become_what_timm_makes_of_them(tmp_path, norm_shape):
+def test_jax_hybrids_convert_as_in_timm(tmp_path, norm_shape):
     shapes, width = {}, 64
     stages = zip(STAGES["stage_depths"], STAGES["stage_channels"], strict=True)
     shapes |= {"conv_root/kernel": (7, 7, 3, width), "gn_root/scale": (*norm_shape, width), "gn_root/bias": (width,)}

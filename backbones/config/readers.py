@@ -60,7 +60,7 @@ class Reader:
                 f"{where}.c1_in_channels", given, new.channels[first], f"channels of stride {new.strides[first]}"
             )
         if (start := self.part.get("start_level", 0)) and len(self.reads) < len(old.channels):
-            yield Change(f"{where}.start_level", start, 0, "the finer levels are not computed")
+            yield Change(f"{where}.start_level", start, 0, "finer levels are not computed")
         if (given := self.part.get("in_index")) is not None:
             index = [kept.index(i) for i in levels]
             stated = [given] if isinstance(given, int) else given
@@ -93,7 +93,7 @@ def find_readers(holder: dict, old: Levels, new: Levels) -> Iterator[Reader]:
             reason = f"it is not known where {neck['type']} takes its channels from"
             raise Unsupported(key, reason, f"the channels are {new.channels}")
     if holder.get("roi_head") is not None:
-        reason = "it reads the backbone without a neck, through a stage of it"
+        reason = "it reads the backbone without a neck, through a stage of the stock ResNet"
         raise Unsupported("roi_head", reason, "start from the stock FPN config")
     heads = [
         (key, head)
@@ -103,7 +103,7 @@ def find_readers(holder: dict, old: Levels, new: Levels) -> Iterator[Reader]:
         if "in_channels" in head and (key.count(".") == 0 or "in_index" in head)
     ]
     if not heads:
-        reason = f"nothing in it reads the stock backbone's channels {old.channels} by in_channels"
+        reason = f"no layer has the stock backbone's channels {old.channels} as in_channels"
         raise Unsupported("model", reason, BY_HAND)
     for key, head in heads:
         given, index = head["in_channels"], head.get("in_index")

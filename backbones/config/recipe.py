@@ -38,7 +38,7 @@ def optimizer_changes(cfg: Config, host: str, backbone: DenseBackbone, decay: fl
         "optim_wrapper.constructor",
         wrapper.get("constructor"),
         constructor,
-        f"a layer's learning rate is {decay} of the next one's",
+        f"layer-wise learning rates decay by {decay} per layer",
     )
     old = wrapper.get("paramwise_cfg")
     custom = {key: value for key, value in ((old or {}).get("custom_keys") or {}).items() if "backbone" not in key}
@@ -55,7 +55,7 @@ def optimizer_changes(cfg: Config, host: str, backbone: DenseBackbone, decay: fl
     batch = (cfg.get("auto_scale_lr") or {}).get("base_batch_size", images)
     lr = float(f"{lr * batch / images:.3g}")
     adamw = dict(_delete_=True, type="AdamW", lr=lr, weight_decay=weight_decay)
-    why = f"these backbones do not train well with {stock['type']}; the rate is for {batch} images a step"
+    why = f"these backbones train poorly with {stock['type']}; the rate is for {batch} images a step"
     yield Change("optim_wrapper.optimizer", stock, adamw, why)
     given = cfg.get("param_scheduler")
     schedules = [given] if isinstance(given, dict) else list(given or [])

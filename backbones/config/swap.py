@@ -1,4 +1,4 @@
-"""Exchanges the backbone of a config of mmdet, mmseg or mmpretrain: the settings that change, each with its reason."""
+"""Replaces the backbone of a config of mmdet, mmseg or mmpretrain: the settings that change, each with its reason."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
@@ -84,8 +84,8 @@ def swap_backbone(
             f"{path}.backbone",
             holder["backbone"],
             dict(_delete_=True, type=prefix + name, **given),
-            f"what was {holder['backbone']['type']}'s own goes with it; its maps have strides {strides}"
-            + ("" if used == list(range(len(old.channels))) else ", the ones that are read"),
+            f"replaces all settings of {holder['backbone']['type']}; strides {strides}"
+            + ("" if used == list(range(len(old.channels))) else ", the levels that are read"),
         )
     )
     if holder.get("pretrained"):
@@ -109,7 +109,7 @@ def _find_holder(cfg: Config) -> tuple[str, dict]:
 
     found = list(find(cfg.get("model") or {}, "model"))
     if not found:
-        reason = "it has no backbone that could be exchanged"
+        reason = "it has no backbone"
         raise Unsupported("model", reason, "give the config of a whole model with model.backbone, not a part of one")
     if len(found) > 1:
         where = ", ".join(f"{path}.backbone" for path, _ in found)
