@@ -9,8 +9,10 @@ from setuptools.command.build_py import build_py
 
 ROOT = Path(__file__).parent.resolve()
 FAMILIES = runpy.run_path(str(ROOT / "backbones" / "families.py"))  # the package itself imports mmengine
-DEV = ["build", "matplotlib", "pyright", "pytest", "pytest-xdist", "ruff", "timm"]
-DOCS = ["mkdocs-material", "mkdocstrings[python]"]
+DEV = [
+    *("build", "matplotlib", "pyright", "pytest", "pytest-xdist", "ruff", "timm"),
+    *("mkdocs<2", "mkdocs-material", "mkdocstrings[python]"),
+]
 
 
 class BuildWithConfigs(build_py):
@@ -37,7 +39,6 @@ setup(
     extras_require={
         **{family: list(pins) for family, pins in FAMILIES["REQUIREMENTS"].items()},
         "dev": DEV,
-        "docs": DOCS,
     },
     cmdclass={"build_py": BuildWithConfigs},
 )

@@ -44,7 +44,7 @@ def installed_families() -> dict[str, dict[str, str]]:
     """Find the installed distributions of each family, by name and without importing them.
 
     Returns:
-        Family -> distribution -> version, holding only families of which something is installed.
+        Family -> distribution -> version, without families that are not installed.
     """
     found: dict[str, dict[str, str]] = {}
     for family, names in FAMILIES.items():
@@ -60,7 +60,7 @@ def check_families() -> None:
     """Refuse an environment that holds both families.
 
     Raises:
-        ImportError: naming what is installed of each family, and the way out.
+        ImportError: naming the installed packages of each family, and the fix.
     """
     found = installed_families()
     if len(found) < 2:

@@ -1,15 +1,15 @@
-"""Answers the questions of tools/env.sh about an environment, and changes nothing.
+"""Checks an environment for tools/env.sh; changes nothing.
 
-It runs before anything is installed, so it imports other packages only where the question needs them.
+It runs before anything is installed, so each check imports only the packages that it needs.
 
-    env_check.py torch NEWEST          is there a torch from 2.4 to NEWEST with the torchvision that belongs to it?
-    env_check.py mmcv                  do mmcv's compiled operators load and run?
-    env_check.py family FAMILY         is the other family absent?
-    env_check.py packages FAMILY       is that so, and is all there that package, family and dev tools require?
+    env_check.py torch NEWEST          torch is from 2.4 to NEWEST and matches torchvision
+    env_check.py mmcv                  mmcv's compiled operators load and run
+    env_check.py family FAMILY         the other family is absent
+    env_check.py packages FAMILY       as before, and the requirements of package, family and dev tools are installed
     env_check.py all FAMILY            packages and mmcv
-    env_check.py requirements FAMILY   prints what that is, less torch and mmcv
-    env_check.py version DISTRIBUTION  prints the version of a host that the family requires
-    env_check.py wheel-key             prints what a compiled mmcv depends on, in one word
+    env_check.py requirements FAMILY   prints these requirements without torch and mmcv
+    env_check.py version DISTRIBUTION  prints the pinned version of a host
+    env_check.py wheel-key             prints the versions that a compiled mmcv depends on, in one word
 
 Exit status: 0 yes, 1 no; the reason is printed.
 """
@@ -34,16 +34,16 @@ FAMILIES = runpy.run_path(str(ROOT / "backbones" / "families.py"))  # the packag
 
 
 def release(text: str) -> tuple[int, int]:
-    """Gives (major, minor) of a version such as ``2.12.1+cu130``."""
+    """Returns (major, minor) of a version such as ``2.12.1+cu130``."""
     major, minor = text.split(".")[:2]
     return int(major), int(minor)
 
 
 def check_family(family: str) -> None:
-    """Proves that nothing of the other family is installed.
+    """Checks that nothing of the other family is installed.
 
     Raises:
-        ImportError: naming what is.
+        ImportError: naming its packages.
     """
     FAMILIES["check_families"]()
     for other, dists in FAMILIES["installed_families"]().items():
@@ -53,7 +53,7 @@ def check_family(family: str) -> None:
 
 
 def check_torch(newest: str) -> str:
-    """Proves that torch is in range and that its torchvision belongs to it and works.
+    """Checks that torch is in range and that torchvision matches it and works.
 
     Returns:
         The folder that holds torch.
@@ -68,7 +68,7 @@ def check_torch(newest: str) -> str:
     if not OLDEST_TORCH <= found <= release(newest):
         raise ImportError(f"torch {torch.__version__} is not one of 2.4 to {newest}")
     if release(torchvision.__version__) != (0, found[1] + 15):  # torch 2.N goes with torchvision 0.(N + 15)
-        raise ImportError(f"torchvision {torchvision.__version__} does not belong to torch {torch.__version__}")
+        raise ImportError(f"torchvision {torchvision.__version__} does not match torch {torch.__version__}")
     torchvision.ops.nms(torch.tensor([[0.0, 0.0, 1.0, 1.0]]), torch.ones(1), 0.5)
     return str(Path(torch.__file__).parent.parent)
 
