@@ -43,6 +43,11 @@ MODELS: dict[str, tuple[type[DenseTransformer], str | dict[str, Any], str | None
     "DeiT-S distilled": (DeiT, "small", "deit_small_distilled_patch16_224"),
     "R26+ViT-S/32": (HybridViT, "r26-small-32", "vit_small_r26_s32_224"),
 }
+COMPILED: dict[str, tuple[type[DenseTransformer], str]] = {
+    "ViT-B": (PlainViT, "base"),
+    "CaiT-S24": (CaiT, "s24"),
+    "DeepViT-S": (DeepViT, "s"),
+}
 FEW = (1, 2)  # blocks between which the memory of one is measured
 BLOCKS = 24  # of CaiT-S24
 TRAINED = ("CaiT-S24", "DeepViT-S", "DeiT-S")
@@ -197,7 +202,7 @@ def evaluation(args: argparse.Namespace, device: torch.device, x: Tensor) -> lis
 def compiled(args: argparse.Namespace, device: torch.device, x: Tensor) -> list[str]:
     """Compiled against eager inference, with the default pyramid."""
     rows = []
-    for name, cls, arch in (("ViT-B", PlainViT, "base"), ("CaiT-S24", CaiT, "s24"), ("DeepViT-S", DeepViT, "s")):
+    for name, (cls, arch) in COMPILED.items():
         net = draw_weights(cls(arch, img_size=args.size)).to(device).eval()
         torch.compiler.reset()
         function = compile_inference(net)
