@@ -11,7 +11,7 @@ ROOT = Path(__file__).parent.resolve()
 FAMILIES = runpy.run_path(str(ROOT / "backbones" / "families.py"))  # the package itself imports mmengine
 DEV = [
     *("build", "matplotlib", "pyright", "pytest", "pytest-xdist", "ruff", "timm"),
-    *("mkdocs<2", "mkdocs-material", "mkdocstrings[python]"),
+    *("mkdocs<2", "mkdocs-material", "mkdocstrings-python"),
 ]
 
 
