@@ -81,9 +81,6 @@ def said():
     records, handler = [], logging.Handler()
     handler.emit = lambda record: records.append(record.getMessage())
     logger = MMLogger.get_current_instance()
-    level = logger.level
-    logger.setLevel(logging.INFO)  # a runner of an earlier test may have left another
     logger.addHandler(handler)
     yield records
     logger.removeHandler(handler)
-    logger.setLevel(level)

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import torch
 from mmengine.config import Config
-from mmengine.logging import MessageHub
+from mmengine.logging import MessageHub, MMLogger
 from mmengine.registry import MODELS
 
 from backbones.usage import UsageError
@@ -34,9 +34,13 @@ def try_model(cfg: Config, size: int = 256) -> str:
         images["size"] = (size, size)
     host = cfg.get("default_scope", "mmengine")
     model: Any = MODELS.build(settings)
-    logging.disable(logging.INFO)  # mmengine logs the initialisation of every parameter
-    model.init_weights()
-    logging.disable(logging.NOTSET)
+    logger = MMLogger.get_current_instance()
+    level = logger.level
+    logger.setLevel(logging.WARNING)  # mmengine logs the initialisation of every parameter
+    try:
+        model.init_weights()
+    finally:
+        logger.setLevel(level)
     model.train()
     MessageHub.get_current_instance().update_info("epoch", 0)  # some losses read it
     masks = any("mask" in name for name, _ in model.named_modules())
