@@ -26,6 +26,7 @@ def test_patterns_choose_rows():
     assert zoo.rows("unknown") == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", MODELS)
 def test_figures_are_those_of_the_config(name):
     assert zoo.check(MODELS[name]) == []
