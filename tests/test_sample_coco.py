@@ -1,6 +1,7 @@
 """tools/make_sample_coco.py makes a valid, repeatable COCO data set and never touches anything else."""
 
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -143,6 +144,11 @@ def test_second_call_finds_nothing_to_do(sample):
     assert contents(sample) == before
 
 
+def without_torch_warning(stderr: str) -> str:
+    """Without the two lines that PyTorch 2.4 prints to everybody who imports mmengine.optim."""
+    return re.sub(r"\A.*`TorchScript` support for functional optimizers.*\n.*\n", "", stderr)
+
+
 @pytest.mark.parametrize("state", ["other settings", "image missing", "not a data set"])
 def test_folder_that_holds_something_else_is_left_alone(sample, tmp_path, state):
     out = tmp_path / "out"
@@ -156,10 +162,8 @@ def test_folder_that_holds_something_else_is_left_alone(sample, tmp_path, state)
     before = contents(out)
     result = make(out, *(["--seed", "1"] if state == "other settings" else []))
     assert (result.returncode, result.stdout) == (2, "")
-    # before it, PyTorch 2.4 warns whoever imports mmengine.optim
-    assert result.stderr.endswith(
-        f"error: {out} exists and is not this data set; name another folder, or remove it first\n"
-    )
+    message = f"error: {out} exists and is not this data set; name another folder, or remove it first\n"
+    assert without_torch_warning(result.stderr) == message
     assert contents(out) == before
 
 
@@ -167,5 +171,5 @@ def test_folder_that_holds_something_else_is_left_alone(sample, tmp_path, state)
 def test_number_out_of_range_ends_with_its_name_and_writes_nothing(tmp_path, option, value):
     result = make(tmp_path / "out", option, value)
     assert result.returncode == 2
-    assert f"error: {option} is {value}; it must be at least " in result.stderr
+    assert without_torch_warning(result.stderr).startswith(f"error: {option} is {value}; it must be at least ")
     assert list(tmp_path.iterdir()) == []
