@@ -5,7 +5,8 @@ Run:    torchrun --nproc_per_node=8 tools/train.py configs/revcol-base_pretrain_
     data/imagenet-22k/train/n00004475/*.JPEG  ...      21841 classes
 
 ImageNet-22k has no validation set; evaluate after fine-tuning with revcol-base_finetune_imagenet.py. AdamW 1.25e-4 for
-1024 images a step (8 GPUs of 128; --auto-scale-lr for other numbers), 5 epochs of warm-up from 1e-5, cosine to 1e-7. With so many classes the decoders are the simple ones.
+1024 images a step (8 GPUs of 128; --auto-scale-lr for other numbers), 5 epochs of warm-up from 1e-5, cosine to
+1e-7. With so many classes the decoders are the simple ones.
 """
 
 _base_ = "./revcol_imagenet.py"

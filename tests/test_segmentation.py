@@ -255,11 +255,11 @@ def spoil(root: Path, how: str) -> None:
     [
         (
             "class",
-            "annotations/train/3.png holds the class number 4, but {root}/classes.txt has 4 classes, counted from 0",
+            "annotations/train/3.png holds the class number 4, but {counted}",
         ),
         (
             "palette",
-            "annotations/train/3.png holds the class number 7, but {root}/classes.txt has 4 classes, counted from 0",
+            "annotations/train/3.png holds the class number 7, but {counted}",
         ),
         ("colours", "annotations/train/3.png has 3 channels; a mask has one"),
         ("mask", "images/train/3.jpg has no mask {root}/annotations/train/3.png"),
@@ -269,4 +269,5 @@ def spoil(root: Path, how: str) -> None:
 def test_masks_that_would_fail_later_are_refused(how, message, drawn, fail):
     spoil(drawn, how)
     said = fail("train", CONFIG, "--data-root", drawn, *options(**heads(drawn)))
-    assert message.format(root=drawn) in said
+    counted = f"{drawn}/classes.txt has 4 classes, counted from 0"
+    assert message.format(root=drawn, counted=counted) in said

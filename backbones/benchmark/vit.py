@@ -43,10 +43,9 @@ MODELS: dict[str, tuple[type[DenseTransformer], str | dict[str, Any], str | None
     "DeiT-S distilled": (DeiT, "small", "deit_small_distilled_patch16_224"),
     "R26+ViT-S/32": (HybridViT, "r26-small-32", "vit_small_r26_s32_224"),
 }
-COMPILED: dict[str, tuple[type[DenseTransformer], str]] = {
+COMPILED: dict[str, tuple[type[DenseTransformer], str | dict[str, Any]]] = {
     "ViT-B": (PlainViT, "base"),
-    "CaiT-S24": (CaiT, "s24"),
-    "DeepViT-S": (DeepViT, "s"),
+    **{model: MODELS[model][:2] for model in ("CaiT-S24", "DeepViT-S")},
 }
 FEW = (1, 2)  # blocks between which the memory of one is measured
 BLOCKS = 24  # of CaiT-S24

@@ -38,7 +38,7 @@ def optimizer_changes(cfg: Config, host: str, backbone: DenseBackbone, decay: fl
         "optim_wrapper.constructor",
         wrapper.get("constructor"),
         constructor,
-        f"layer-wise learning rates decay by {decay} per layer",
+        f"layer-wise learning-rate decay of {decay}",
     )
     old = wrapper.get("paramwise_cfg")
     custom = {key: value for key, value in ((old or {}).get("custom_keys") or {}).items() if "backbone" not in key}
