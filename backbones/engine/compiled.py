@@ -21,7 +21,7 @@ def compile_inference(model: nn.Module) -> Callable[..., Any]:
 
     Returns:
         A function with the model's arguments, without gradients: ``compile_inference(backbone.eval())(images)``. It
-        compiles at the first call, and at the second for images of any size.
+        compiles at the first call, and again for images of another size.
 
     Raises:
         ValueError: for a model in training mode.
