@@ -99,10 +99,13 @@ def test_interrupted_run_continues_with_the_same_losses(loop, workers, tmp_path)
         )
         make_resumable(cfg)
         Losses.log = {}
+        runner = Runner.from_cfg(cfg)
         try:
-            Runner.from_cfg(cfg).train()
+            runner.train()
         except KeyboardInterrupt:
             assert die_at >= 0
+        if workers:  # left to the garbage collection, PyTorch waits 5 s for each
+            runner.train_loop.dataloader._iterator._shutdown_workers()
         return Losses.log
 
     whole = train("whole")
