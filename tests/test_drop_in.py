@@ -67,8 +67,7 @@ def test_written_config_is_the_difference_and_the_diff_has_reasons(write):
     assert cfg.optim_wrapper.optimizer == dict(type="AdamW", lr=1e-4, weight_decay=0.05)
 
 
-@pytest.mark.parametrize("config", [RETINANET, UPERNET])
-@pytest.mark.parametrize("style", ["scope", "custom_imports"])
+@pytest.mark.parametrize(("config", "style"), [(RETINANET, "scope"), (UPERNET, "custom_imports")])
 def test_written_config_needs_mmengine_only(config, style, write):
     path, _ = write(config, "RevCol", "--style", style)
     code = (
@@ -139,15 +138,17 @@ def test_long_values_are_broken_into_lines_that_say_the_same():
             "RevCol",
             {"decode_head.kernel_generate_head.in_channels": 512, "decode_head.kernel_generate_head.in_index": 1},
         ),
-        (
+        pytest.param(
             "mmseg::beit/beit-base_upernet_8xb2-160k_ade20k-640x640.py",
             "RevCol",
             {"neck": None, "decode_head.in_channels": [64, 128, 256, 512], "auxiliary_head.in_channels": 256},
+            marks=pytest.mark.slow,
         ),
-        (
+        pytest.param(
             "mmseg::beit/beit-base_upernet_8xb2-160k_ade20k-640x640.py",
             "CaiT",
             {"neck.embed_dim": 384, "decode_head.in_channels": [384] * 4, "backbone.taps": (5, 11, 17, 23)},
+            marks=pytest.mark.slow,
         ),
         ("mmpretrain::resnet/resnet50_8xb32_in1k.py", "DeiT", {"head.in_channels": 768, "backbone.pyramid": None}),
     ],
@@ -247,7 +248,10 @@ def test_optimizer_is_adamw_at_the_configs_batch_size(config, optimizer, custom_
         ("mmdet::rtmdet/rtmdet_tta.py", "model: it has no backbone"),
         ("mmseg::dpt/dpt_vit-b16_8xb2-160k_ade20k-512x512.py", "VisionTransformer does not return feature maps only"),
         ("mmseg::unet/unet-s5-d16_fcn_4xb4-40k_hrf-256x256.py", "UNet returns strides (16, 8, 4, 2, 1), of which"),
-        ("mmseg::setr/setr_vit-l_mla_8xb2-160k_ade20k-512x512.py", "MLANeck joins maps of equal stride"),
+        pytest.param(
+            *("mmseg::setr/setr_vit-l_mla_8xb2-160k_ade20k-512x512.py", "MLANeck joins maps of equal stride"),
+            marks=pytest.mark.slow,
+        ),
     ],
 )  # fmt: skip
 def test_config_it_cannot_handle_is_refused_with_the_part(config, answer, tmp_path, fail):

@@ -60,6 +60,7 @@ def test_only_the_arguments_are_kept():
     assert all(t.numel() == 0 or t.data_ptr() == x.data_ptr() for t in kept)
 
 
+@pytest.mark.slow
 def test_compiled_block_counts_the_batch_once():
     plain, block = build(), build()
     plain.norm.momentum = block.norm.momentum = 0.1  # the module's own code for None is no graph

@@ -188,6 +188,7 @@ def test_memory_grows_by_the_kept_maps_alone(mode, columns, sets):
     assert large - small == pytest.approx(sets * one_set, rel=0.05)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mode", [None, 1, 3])
 def test_compiles_without_graph_breaks(mode):
     """The compiled step gives the plain step's gradients; columns are then never undone."""
@@ -202,6 +203,7 @@ def test_compiles_without_graph_breaks(mode):
                 torch.testing.assert_close(a, b)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kwargs", [dict(), dict(frozen_stages=1, out_indices=(0, 2))], ids=str)
 def test_data_parallel_gradients_are_the_mean(tmp_path, kwargs):
     """Two processes, with and without find_unused_parameters, every mode: the mean over the ranks' images."""

@@ -1,10 +1,7 @@
-"""tools/make_sample_coco.py makes a valid, repeatable COCO data set and never touches anything else."""
+"""``sample-data`` makes a valid, repeatable COCO data set and never touches anything else."""
 
 import json
-import re
 import shutil
-import subprocess
-import sys
 from collections import Counter
 from pathlib import Path
 
@@ -12,17 +9,19 @@ import cv2
 import numpy as np
 import pytest
 from pycocotools.coco import COCO
+from tool_runs import run, verb
 
-TOOL = Path(__file__).parents[1] / "tools" / "make_sample_coco.py"
 SPLITS = {"train2017": 8, "val2017": 6}
 
 # pycocotools' arrays on numpy 2
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation doesn't accept a copy:DeprecationWarning")
 
 
-def make(out: Path, *options: str) -> subprocess.CompletedProcess:
-    options = ("--train", "8", "--val", "6", "--size", "96", *options)
-    return subprocess.run([sys.executable, TOOL, out, *options], capture_output=True, text=True, timeout=120)
+OPTIONS = ("--train", 8, "--val", 6, "--size", 96)
+
+
+def make(out: Path, *options) -> None:
+    verb("sample-data", out, *OPTIONS, *options)
 
 
 def contents(root: Path) -> dict[str, bytes]:
@@ -32,7 +31,7 @@ def contents(root: Path) -> dict[str, bytes]:
 @pytest.fixture(scope="module")
 def sample(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("data") / "sample_coco"
-    result = make(root)
+    result = run("make_sample_coco", root, *OPTIONS)
     assert result.returncode == 0, result.stderr
     return root
 
@@ -54,13 +53,13 @@ def test_same_arguments_give_the_same_bytes(sample, tmp_path):
 
 
 def test_another_seed_gives_other_images(sample, tmp_path):
-    make(tmp_path / "other", "--seed", "1")
+    make(tmp_path / "other", "--seed", 1)
     first, second = contents(sample), contents(tmp_path / "other")
     assert [name for name in first if first[name] == second[name]] == []
 
 
 def test_larger_data_set_begins_with_the_smaller_ones_images(sample, tmp_path):
-    make(tmp_path / "larger", "--train", "9")
+    make(tmp_path / "larger", "--train", 9)
     larger = contents(tmp_path / "larger")
     names = [f"train2017/{i:012d}.jpg" for i in range(1, 9)]
     assert [larger[name] for name in names] == [contents(sample)[name] for name in names]
@@ -137,20 +136,15 @@ def test_mmdet_reads_every_mask(sample):
     assert [area for s in samples for area in s.ignored_instances.masks.areas] == crowds
 
 
-def test_second_call_finds_nothing_to_do(sample):
+def test_second_call_finds_nothing_to_do(sample, capsys):
     before = contents(sample)
-    result = make(sample)
-    assert (result.returncode, result.stdout) == (0, f"{sample}: already there, nothing to do\n")
+    make(sample)
+    assert capsys.readouterr().out == f"{sample}: already there, nothing to do\n"
     assert contents(sample) == before
 
 
-def without_torch_warning(stderr: str) -> str:
-    """Without the two lines that PyTorch 2.4 prints to everybody who imports mmengine.optim."""
-    return re.sub(r"\A.*`TorchScript` support for functional optimizers.*\n.*\n", "", stderr)
-
-
 @pytest.mark.parametrize("state", ["other settings", "image missing", "not a data set"])
-def test_folder_that_holds_something_else_is_left_alone(sample, tmp_path, state):
+def test_folder_that_holds_something_else_is_left_alone(sample, tmp_path, fail, state):
     out = tmp_path / "out"
     if state == "not a data set":
         out.mkdir()
@@ -160,16 +154,13 @@ def test_folder_that_holds_something_else_is_left_alone(sample, tmp_path, state)
     if state == "image missing":
         next((out / "val2017").iterdir()).unlink()
     before = contents(out)
-    result = make(out, *(["--seed", "1"] if state == "other settings" else []))
-    assert (result.returncode, result.stdout) == (2, "")
-    message = f"error: {out} exists and is not this data set; name another folder, or remove it first\n"
-    assert without_torch_warning(result.stderr) == message
+    message = fail("sample-data", out, *OPTIONS, *(["--seed", 1] if state == "other settings" else []))
+    assert message == f"{out} exists and is not this data set; name another folder, or remove it first\n"
     assert contents(out) == before
 
 
-@pytest.mark.parametrize("option, value", [("--train", "1"), ("--val", "0"), ("--size", "63"), ("--seed", "-1")])
-def test_number_out_of_range_ends_with_its_name_and_writes_nothing(tmp_path, option, value):
-    result = make(tmp_path / "out", option, value)
-    assert result.returncode == 2
-    assert without_torch_warning(result.stderr).startswith(f"error: {option} is {value}; it must be at least ")
+@pytest.mark.parametrize("option, value", [("--train", 1), ("--val", 0), ("--size", 63), ("--seed", -1)])
+def test_number_out_of_range_ends_with_its_name_and_writes_nothing(tmp_path, fail, option, value):
+    message = fail("sample-data", tmp_path / "out", *OPTIONS, option, value)
+    assert message.startswith(f"{option} is {value}; it must be at least ")
     assert list(tmp_path.iterdir()) == []

@@ -357,6 +357,7 @@ def test_layer_depths_are_vitdets():
     assert depth["pyramid.simfp_2.0.weight"] == (5, 6)
 
 
+@pytest.mark.slow
 def test_compiles_into_one_graph():
     net = PlainViT(ARCH, img_size=64, rel_pos=True, window_size=3, global_blocks=(1,)).eval()
     x = torch.randn(1, 3, 96, 64)
