@@ -4,7 +4,7 @@ A verb is a module of this package: ``export_weights.py`` is ``densebackbones ex
 
 - a docstring, whose first line is shown in the list of verbs;
 - ``add_arguments(parser)``, which adds its arguments to an ``argparse.ArgumentParser``;
-- ``main(args)``, which does the work and raises ``UsageError`` for invalid input.
+- ``main(args)``, which does the work and raises ``UsageError`` for invalid input; it may return an exit status.
 
 A new verb needs no other entry: modules are found by their files, and only the one that runs is imported.
 """
@@ -56,11 +56,10 @@ def run(verb: str, argv: Sequence[str] | None = None, prog: str | None = None) -
     """
     args = parse_args(verb, argv, prog)
     try:
-        args.main(args)
+        return args.main(args) or 0
     except UsageError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    return 0
 
 
 def main(argv: Sequence[str] | None = None) -> int:
