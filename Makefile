@@ -1,4 +1,4 @@
-# The checks of laptop and CI: `make check` changes nothing, `make fix` repairs what can be repaired by machine.
+# The checks of laptop and CI: `make check` changes nothing, `make fix` repairs format and simple lint.
 BIN := .venv/bin
 
 .PHONY: check env format lint types test fix docs

@@ -12,7 +12,7 @@ class UsageError(Exception):
 
 
 def note(message: str) -> None:
-    """Print a notice about a change in what the command does, to stderr."""
+    """Print a notice about changed behaviour, to stderr."""
     print(f"note: {message}", file=sys.stderr)
 
 

@@ -2,7 +2,7 @@
 
 Run:    torchrun --nproc_per_node=8 tools/train.py configs/revcol-huge_dino_coco.py --launcher pytorch --auto-scale-lr
 
-The authors released no config; revcol-huge_dino_objects365.py, which comes first, says what is taken from where. Chosen
+The authors released no config; revcol-huge_dino_objects365.py, which comes first, has the sources. Chosen
 here: 18 epochs with decay at five sixths, 16 images a step, and images 1.5 times as large in training and testing.
 
 Everything but the class-dependent parts is loaded from the last epoch of the Objects365 stage. These are initialised: the

@@ -19,7 +19,7 @@ model = dict(
         type="RevCol",
         arch="nano",
         drop_path_rate=0.1,
-        # The official start, a deviation of 0.02 whatever the width, is small for a narrow network: with it the same
+        # The official start, a deviation of 0.02 at any width, is small for a narrow network: with it the same
         # recipe learns far more slowly.
         init_cfg=dict(type="Kaiming", layer=["Conv2d", "Linear"], mode="fan_in", nonlinearity="linear"),
     ),

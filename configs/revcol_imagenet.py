@@ -26,7 +26,7 @@ train_dataloader = dict(batch_size=128)
 optim_wrapper = dict(
     type="AmpOptimWrapper",
     constructor="DenseLayerDecayOptimWrapperConstructor",
-    # What has one dimension does not decay; the shortcuts (alpha) have four here and do, unlike in a detector.
+    # Parameters of one dimension do not decay; the shortcuts (alpha) have four here and do, unlike in a detector.
     paramwise_cfg=dict(_delete_=True, layer_decay_rate=1.0),
 )
 # Ends of the cosine are relative, so that each group, and --auto-scale-lr, keeps the proportions.

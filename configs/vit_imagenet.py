@@ -25,7 +25,7 @@ train_dataloader = dict(batch_size=128, sampler=dict(type="RepeatAugSampler"))
 optim_wrapper = dict(
     type="AmpOptimWrapper",
     constructor="DenseLayerDecayOptimWrapperConstructor",
-    # What has one dimension does not decay, nor do the tokens and the positions.
+    # Parameters of one dimension do not decay, nor do the tokens and the positions.
     paramwise_cfg=dict(
         _delete_=True,
         layer_decay_rate=1.0,

@@ -17,7 +17,7 @@ model = dict(
     type="MaskedAutoencoder",
     backbone=dict(type="ViTTrunk", arch="base", pos_embed="sincos"),
 )
-# As in the official code: what has one dimension, that is norms and biases, does not decay.
+# As in the official code: parameters of one dimension (norms and biases) do not decay.
 optim_wrapper = dict(paramwise_cfg=dict(_delete_=True, flat_decay_mult=0.0))
 train_dataloader = dict(
     collate_fn=dict(_delete_=True, type="default_collate"),  # mmengine passes on the _scope_ that an inherited one has

@@ -77,7 +77,7 @@ def fail(capsys):
 
 @pytest.fixture
 def said():
-    """What is logged."""
+    """The log lines."""
     records, handler = [], logging.Handler()
     handler.emit = lambda record: records.append(record.getMessage())
     logger = MMLogger.get_current_instance()

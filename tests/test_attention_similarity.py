@@ -167,7 +167,7 @@ def test_gradients_of_parameters_are_those_of_maps_that_are_kept():
     similarities = [torch.cosine_similarity(a, b, dim=2).mean() for a, b in itertools.pairwise(maps)]
     expected = torch.autograd.grad(torch.stack(similarities).mean(), parameters, allow_unused=True)
     for name, p, grad in zip(names, parameters, expected, strict=True):
-        if grad is None:  # what lies behind the last maps
+        if grad is None:  # layers behind the last maps
             assert name.startswith(("blocks.2.attn.proj", "blocks.2.norm2")), name
             assert p.grad is None
         else:

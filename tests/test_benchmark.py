@@ -1,4 +1,4 @@
-"""tools/benchmark.py: what it compares with is the same function, and it rewrites only what it measured."""
+"""tools/benchmark.py: the compared models are the same function, and only measured sections are rewritten."""
 
 import re
 

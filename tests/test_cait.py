@@ -59,7 +59,7 @@ def test_parameters_are_the_published_ones(arch, size, classifier):
 def test_full_preset_equals_timm_at_another_size():
     reference = timm.create_model("cait_xxs24_224", img_size=112).eval()
     for name, p in reference.named_parameters():
-        if "gamma" in name or "proj_" in name:  # at their start they would hide what they multiply
+        if "gamma" in name or "proj_" in name:  # their initial values would hide the branches
             nn.init.normal_(p)
     net = load_weights(CaiT("xxs24", img_size=112, pyramid=None), reference.state_dict())
     x = torch.randn(2, 3, 112, 112)

@@ -236,7 +236,7 @@ def test_decoders_rebuild_the_pixels_under_any_normalisation():
             dict(type="SupervisedRevColHead", num_classes=3),
             data_preprocessor=dict(type="ClsDataPreprocessor", **pixels),
         )
-        image = torch.randint(3, 252, (3, 32, 32), dtype=torch.uint8)  # what the loss does not clip
+        image = torch.randint(3, 252, (3, 32, 32), dtype=torch.uint8)  # values that the loss does not clip
         inputs = model.data_preprocessor(dict(inputs=[image]))["inputs"]
         torch.testing.assert_close(model.head.pixels(inputs)[0] * 255, image.float(), rtol=0, atol=1e-3)
 

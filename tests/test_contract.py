@@ -1,4 +1,4 @@
-"""What every registered backbone must do. A new one joins by being registered."""
+"""The contract of every registered backbone. A new one joins by being registered."""
 
 import copy
 import functools

@@ -1,4 +1,4 @@
-"""DeepViT: official numbers, and what batch norm inside attention asks for."""
+"""DeepViT: official numbers, and batch norm inside attention."""
 
 import pytest
 import torch
@@ -30,7 +30,7 @@ def test_tokens_and_logits_equal_the_official_ones(official):
 
 
 def test_re_attention_maps_equal_the_official_ones(official):
-    """With the unit matrix as values, what comes out of the attention is its map."""
+    """With the unit matrix as values, attention returns its map."""
     file, net = official
     checked = 0
     for i, block in enumerate(net.blocks):

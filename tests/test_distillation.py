@@ -1,4 +1,4 @@
-"""Distillation: what the teacher sees and is, the losses, and what is refused."""
+"""Distillation: the teacher and its input, the losses, and refused teachers."""
 
 import copy
 

@@ -1,4 +1,4 @@
-"""tools/drop_in.py: what it writes, what it says, and what it refuses."""
+"""``drop-in``: the written config, the printed changes, and refused configs."""
 
 import subprocess
 import sys
@@ -26,7 +26,7 @@ UPERNET = "mmseg::upernet/upernet_r50_4xb4-80k_ade20k-512x512.py"
 
 @pytest.fixture
 def write(tmp_path, capsys):
-    """Runs the tool in this process; gives the written config's path and what was printed."""
+    """Runs the tool in this process; gives the written config's path and the output."""
 
     def write_(config: str, backbone: str, *arguments: object) -> tuple[Path, str]:
         out = tmp_path / "new" / "config.py"
@@ -105,7 +105,7 @@ def test_long_values_are_broken_into_lines_that_say_the_same():
     assert text.count("\n") > 40
 
 
-# ---------------------------------------------------------------------------------------------- what follows a backbone
+# ---------------------------------------------------------------------------------------------- necks and heads
 @pytest.mark.parametrize(
     ("config", "backbone", "expected"),
     [

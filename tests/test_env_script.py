@@ -1,4 +1,4 @@
-"""What tools/env.sh says and does where something is missing: real runs of it in a small copy of the checkout."""
+"""tools/env.sh on machines where something is missing: real runs in a small copy of the checkout."""
 
 import os
 import runpy

@@ -101,7 +101,7 @@ def last(lr: float, least: float, epochs: int) -> float:
 
 
 def averaging(cfg: Config) -> float | None:
-    """What the moving average keeps of itself in a step."""
+    """The decay of the moving average in a step."""
     hooks = [hook for hook in cfg.custom_hooks if hook.type == "EMAHook"]
     assert all(hook.evaluate_on_origin for hook in hooks)
     return 1 - hooks[0].momentum if hooks else None

@@ -71,7 +71,7 @@ def test_frozen_parameters_are_left_out():
 @pytest.mark.filterwarnings("ignore:Default ``avg_non_ignore``", "ignore:``build_loss``")  # mmseg's own
 @pytest.mark.parametrize("host", ["mmdet", "mmseg", "mmpretrain"])
 def test_models_of_each_host(host):
-    """RevCol inside a real model of the host: the stem trains slowest, what is no backbone at the full rate."""
+    """RevCol inside a real model of the host: the stem trains slowest, neck and heads at the full rate."""
     init_default_scope(host)
     backbone = dict(type="backbones.RevCol", arch=TOY)
     if host == "mmdet":

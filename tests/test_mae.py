@@ -59,7 +59,7 @@ def test_backbone_sees_visible_and_loss_masked_patches():
     assert latent.shape == (2, 5, 48)
     masked = model.mask(kept)
     assert masked.sum(1).tolist() == [12, 12]
-    # other pixels behind the mask: nothing changes but what is to be rebuilt
+    # other pixels behind the mask: only the targets change
     pixels = masked.view(2, 1, 4, 4).repeat_interleave(16, 2).repeat_interleave(16, 3)
     others = images + pixels * torch.randn_like(images)
     assert torch.equal(model.encode(others, noise)[0], latent)

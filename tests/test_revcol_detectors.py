@@ -223,7 +223,7 @@ SMALL_RTMDET = {  # the preset as it is, at a fifth of the size; the second epoc
 
 
 def train(name: str, data_root: Path, work_dir: Path, options: dict) -> str:
-    """Runs tools/train.py, four iterations an epoch; returns what it prints."""
+    """Runs tools/train.py, four iterations an epoch; returns its output."""
     arguments = [f"{key}={value}" for key, value in options.items()]
     result = run("train", path(name), "--data-root", data_root, "--work-dir", work_dir, "--cfg-options", *arguments)
     assert result.returncode == 0, result.stderr

@@ -203,7 +203,7 @@ OPERATORS = {
 
 @pytest.mark.parametrize("name", OPERATORS)
 def test_operators_are_registered_soundly(name):
-    """Schema, autograd, and what the compiler is told of their outputs."""
+    """Schema, autograd, and the fake outputs for the compiler."""
     forward, backward, tensors, shapes = OPERATORS[name]
     args = [*random_qkv()[:tensors], SCALE, *(shape and random(*shape) for shape in shapes)]
     torch.library.opcheck(forward, tuple(args))

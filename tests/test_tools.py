@@ -224,7 +224,7 @@ def test_data_of_other_classes_is_refused(sample, tmp_path, fail):
         ("optim_wrapper.optimizer.weight_decy=0", "did you mean optim_wrapper.optimizer.weight_decay"),
         ("randomnes.seed=0", "there is no 'randomnes'; did you mean randomness?"),
         ("max_epochs=3", "'max_epochs' is a helper variable of the config file"),
-        ("max_epochs=3", "Change what it was used for: train_cfg.max_epochs"),
+        ("max_epochs=3", "Change the settings made from it: train_cfg.max_epochs"),
         (
             "train_dataloader.dataset.pipeline.9.prob=0",
             "'train_dataloader.dataset.pipeline' is a list; name one of its entries, 0 to 4",

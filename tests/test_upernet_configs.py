@@ -16,7 +16,7 @@ from tool_runs import verb
 from torch import nn
 from torch.nn.modules.batchnorm import SyncBatchNorm, _BatchNorm
 
-pytestmark = [  # notes of mmseg's on what the recipes ask for
+pytestmark = [  # mmseg's warnings about settings of the recipes
     pytest.mark.filterwarnings("ignore:Default ``avg_non_ignore`` is False:UserWarning"),
     pytest.mark.filterwarnings("ignore:`reduce_zero_label` will be deprecated:UserWarning"),
     pytest.mark.filterwarnings("ignore:The draw is False:UserWarning"),

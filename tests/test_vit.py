@@ -241,7 +241,7 @@ def test_table_is_resized_in_forward():
 
 
 def test_padding_is_inside():
-    """What is right of the image is zeros, and is cut off from the maps."""
+    """The image is padded on the right with zeros, which are cut off from the maps."""
     net = PlainViT(ARCH, img_size=64, pyramid=None).eval()
     x = torch.randn(1, 3, 70, 75)
     padded = F.pad(x, (0, 5, 0, 10))

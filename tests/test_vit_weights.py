@@ -333,7 +333,7 @@ def test_resizing_keeps_prefix_rows_and_the_dtype():
     assert resize_pos_embed(table, 2, (3, 5), (3, 5)) is table
 
 
-# -- what cannot fit
+# -- files that cannot fit
 
 
 def test_other_patches_are_refused(tmp_path):

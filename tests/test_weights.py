@@ -116,7 +116,7 @@ def test_missing_and_broken_files_are_errors(source, tmp_path):
 
 
 class _Node(dict):
-    """Stands for the config node that the official training script pickles; no such class where the file is read."""
+    """A stand-in for the config node in official checkpoints, whose class is missing where the file is read."""
 
     def __init__(self, **kwargs):
         super().__init__(**kwargs)
@@ -159,7 +159,7 @@ def test_plain_pickles_do_not_run_code_either(source, tmp_path):
     ],
 )
 def test_only_listed_globals_are_rebuilt(tmp_path, file, module, name, arguments):
-    """Neither other classes of torch, nor what can be reached from a listed function: its builtins hold exec."""
+    """Neither other classes of torch, nor attributes of a listed function: its builtins hold exec."""
 
     def text(value):
         return pickle.SHORT_BINUNICODE + bytes([len(value)]) + value.encode()
@@ -242,7 +242,7 @@ def test_a_detector_initialises_its_backbone(source, tmp_path):
 
 
 def test_tensors_survive_the_restricted_reader(tmp_path):
-    """Whatever kind of tensor a checkpoint holds is read back equal."""
+    """Every kind of tensor in a checkpoint is read back equal."""
     tensors = {
         "half": torch.rand(3).half(),
         "brain": torch.rand(3).bfloat16(),

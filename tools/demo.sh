@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # From a bare machine to a trained RevCol Mask R-CNN: environment, sample data, training, evaluation, pictures.
-# Stopped at any point, it goes on there when it is run again. To begin anew: rm -rf work_dirs/demo
+# Stopped at any point, it goes on there when it is run again. To start over: rm -rf work_dirs/demo
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 

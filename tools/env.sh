@@ -4,7 +4,7 @@
 #   bash tools/env.sh                      the maintained OneDL fork
 #   FAMILY=openmmlab bash tools/env.sh     the upstream packages, frozen since 2024
 #
-# Run it as often as you like: what stands is proved and kept, what a killed run left half done is taken up again.
+# Run it as often as you like: finished steps are verified and kept, a killed run is continued.
 # Other variables: PYTHON (interpreter to start from), MMCV_WHEEL_DIR (folder with a prebuilt mmcv wheel), XDG_CACHE_HOME
 # (where wheels built here are kept), MAX_JOBS (compilers at once), MIN_DISK_GB (free space to insist on).
 set -euo pipefail
@@ -28,13 +28,13 @@ case $family in
 esac
 
 say() { echo "env: $*"; }
-fail() { # fail WHAT REMEDY...
+fail() { # fail ERROR REMEDY...
     echo "env: ERROR: $1" >&2
     printf 'env:   %s\n' "${@:2}" >&2
     exit 1
 }
 
-# ---- what a machine may lack ------------------------------------------------------------------------------------------
+# ---- requirements of the machine ------------------------------------------------------------------------------------------
 
 pick_python() {
     local candidate newest=${newest_python#3.}
@@ -133,7 +133,7 @@ build_wheel() { # the source stays until its wheel is whole, so a killed build g
 
 install_mmcv() {
     local wheel reason
-    reason=$("$py" -c 'import cv2, mmengine, torch' 2>&1) || fail "what $mmcv stands on does not load: $reason" "Start over: rm -rf $venv"
+    reason=$("$py" -c 'import cv2, mmengine, torch' 2>&1) || fail "a requirement of $mmcv does not load: $reason" "Start over: rm -rf $venv"
     wheels=$cache/$mmcv-$mmcv_version-$("$py" "$check" wheel-key)
     for wheel in "${MMCV_WHEEL_DIR:-/nowhere}/${mmcv//-/_}-$mmcv_version-$python_tag"-*.whl; do
         [ -f "$wheel" ] || continue
@@ -168,7 +168,7 @@ fi
 exec 9<"$root"
 flock --nonblock 9 || { say "waiting for another run in this checkout" && flock 9; }
 
-# ---- look first, so that what is missing is said before anything is downloaded ----------------------------------------
+# ---- checks before the first download ----------------------------------------
 
 python=$py
 [ -e "$py" ] || [ -L "$py" ] || python=$(pick_python)
@@ -195,7 +195,7 @@ if ! "$py" -m pip --version >/dev/null 2>&1; then
     say "making $venv with $python"
     reason=$("$python" -m venv "$venv" 2>&1) || fail "no virtual environment could be made: $reason" \
         "Debian, Ubuntu: apt-get install python3-venv; then rm -rf $venv and run again."
-    # a torch that stands beside the interpreter is used from there: its folder comes after .venv's own on the path
+    # a torch installed for the interpreter is used from there: its folder comes after .venv's own on the path
     if lender=$("$python" "$check" torch "$newest_torch" 2>/dev/null) && "$python" "$check" family "$family" >/dev/null; then
         say "using the torch in $lender"
         echo "$lender" >"$("$py" -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/borrowed_torch.pth"
@@ -211,7 +211,7 @@ say "build tools and this package"
 quiet pip install "setuptools$setuptools" wheel ninja psutil packaging
 quiet pip install --no-deps --no-build-isolation --editable "$root"
 
-# before what needs any torch (timm), or pip takes the newest one for it and its CUDA packages with it
+# before packages that need any torch (timm), or pip takes the newest one for it and its CUDA packages with it
 if [ $has_torch = no ] && ! reason=$("$py" "$check" torch "$newest_torch" 2>&1); then
     say "torch $torch, torchvision $torchvision (so far: $reason): 3 GB, one or two minutes on a fast line"
     quiet pip install "torch==$torch" "torchvision==$torchvision"

@@ -90,7 +90,7 @@ def check_mmcv() -> None:
 
 
 def requirements(family: str) -> list[Requirement]:
-    """Reads what the installed package requires for itself, for the family and for development."""
+    """The requirements of the installed package, of the family and of development."""
     from packaging.requirements import Requirement
 
     needs = map(Requirement, metadata.requires("densebackbones") or [])
@@ -99,10 +99,10 @@ def requirements(family: str) -> list[Requirement]:
 
 
 def check_packages(family: str) -> None:
-    """Compares what is installed with what is required.
+    """Compares the installed packages with the requirements.
 
     Raises:
-        ImportError: naming what is missing or has another version, or a package that comes from another checkout.
+        ImportError: naming missing packages, other versions, or a package that comes from another checkout.
     """
     check_family(family)
     wrong = []

@@ -126,7 +126,7 @@ def speed(args: argparse.Namespace, device: torch.device, x: Tensor) -> list[str
         f"RevCol-T, {images(x)}, float32 unless stated; how many times as fast, median of {args.repeats} pairs "
         "(smallest to largest). Both writings share their weights and agree to 1e-4.",
         "",
-        *table(("what", "how", "times as fast"), rows, names=2),
+        *table(("pass", "mode", "times as fast"), rows, names=2),
     ]
 
 

@@ -53,7 +53,7 @@ TRAINED = ("CaiT-S24", "DeepViT-S", "DeiT-S")
 
 
 def measure(args: argparse.Namespace, device: torch.device) -> list[str]:
-    """Lines of the section. Times at ``args.size`` pixels; what detectors' images cost, at twice as many."""
+    """Lines of the section. Times at ``args.size`` pixels, memory and single blocks at twice that side."""
     x = torch.randn(args.batch, 3, args.size, args.size, device=device)
     large = torch.randn(args.batch, 3, 2 * args.size, 2 * args.size, device=device)
     # Evaluation first: as in a fresh process, whose allocator no training has warmed up.
@@ -290,7 +290,7 @@ def memory(args: argparse.Namespace, device: torch.device, x: Tensor) -> list[st
         "### Memory of a training step (MiB)",
         "",
         f"{images(x)}, float32; forward and backward with the simple pyramid, weights and their gradients not counted. "
-        "What each further block adds, from models of one and two blocks (DeepViT: with re-attention, its batch norms "
+        "Memory of each further block, from models of one and two blocks (DeepViT: with re-attention, its batch norms "
         "in training mode):",
         "",
         *table(("model", OURS, PLAIN, TIMM), rows),
@@ -300,7 +300,7 @@ def memory(args: argparse.Namespace, device: torch.device, x: Tensor) -> list[st
         *table(("model", "blocks", "step"), whole),
         "",
         f"With timm's blocks CaiT-S24 would take {(timms[1] + (BLOCKS - 1) * slope(timms)) / 1024:.1f} GiB, if each "
-        "block adds what the second does.",
+        "block adds as much as the second.",
         "",
         "![memory over the number of blocks](vit_memory.png)",
         "",

@@ -112,7 +112,7 @@ def similarity_loss(inputs: list[BlockInput]) -> Tensor:
         inputs: From ``recorded_blocks``.
 
     The published recipe for 32 blocks regularises the cosine similarity between the maps of different blocks; which
-    blocks the official code compares, and with what weight, could not be verified. The paper
+    blocks the official code compares, and their weight, could not be verified. The paper
     measures neighbours.
     """
 

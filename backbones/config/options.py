@@ -120,7 +120,7 @@ def _check(cfg: dict, key: str, options: dict) -> None:
         elsewhere = [path for path in _paths(cfg, parts[0]) if not re.search(r"\.\d+\.", path)]
         raise ValueError(
             f"--cfg-options {key}: '{parts[0]}' is a helper variable of the config file, already used when the file "
-            "was read; changing it here has no effect. Change what it was used for: "
+            "was read; changing it here has no effect. Change the settings made from it: "
             + (", ".join(elsewhere) or "see the config")
         )
     node: Any = cfg
