@@ -17,18 +17,20 @@ def compile_inference(model: nn.Module) -> Callable[..., Any]:
     copies every map.
 
     Args:
-        model: A backbone, or any other model that compiles into one graph.
+        model: A backbone, or any other model that ``torch.compile`` takes.
 
     Returns:
         A function with the model's arguments, without gradients: ``compile_inference(backbone.eval())(images)``. It
-        compiles at the first call, and again for images of another size.
+        compiles once for each shape of the input; beyond PyTorch's ``torch._dynamo.config.recompile_limit`` (8),
+        further shapes run in eager mode. (For windows, TorchInductor did not finish one program for all sizes in nine
+        minutes.)
 
     Raises:
         ValueError: for a model in training mode.
     """
     if model.training:
         raise ValueError(f"{type(model).__name__} is in training mode; call eval() on it first")
-    compiled = torch.compile(model, fullgraph=True, options={"layout_optimization": False})
+    compiled = torch.compile(model, dynamic=False, options={"layout_optimization": False})
 
     def forward(*args: Any, **kwargs: Any) -> Any:
         with torch.no_grad(), convolve_when_compiled():
