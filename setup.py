@@ -9,7 +9,11 @@ from setuptools.command.build_py import build_py
 
 ROOT = Path(__file__).parent.resolve()
 FAMILIES = runpy.run_path(str(ROOT / "backbones" / "families.py"))  # the package itself imports mmengine
+EXTRAS = {
+    "data": ["supervision"],  # Pascal VOC and YOLO labels
+}
 DEV = [
+    *(name for names in EXTRAS.values() for name in names),
     *("build", "matplotlib", "pyright", "pytest", "pytest-xdist", "ruff", "timm"),
     *("mkdocs<2", "mkdocs-material", "mkdocstrings-python"),
 ]
@@ -38,6 +42,7 @@ class BuildWithConfigs(build_py):
 setup(
     extras_require={
         **{family: list(pins) for family, pins in FAMILIES["REQUIREMENTS"].items()},
+        **EXTRAS,
         "dev": DEV,
     },
     cmdclass={"build_py": BuildWithConfigs},

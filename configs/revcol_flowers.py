@@ -1,6 +1,6 @@
 """A small RevCol with intermediate supervision from scratch, photographs of flowers; made for two CPU cores.
 
-    data/flowers/train/CLASS/*.jpg   data/flowers/val/CLASS/*.jpg     5 classes; for others model.head.num_classes=N
+    data/flowers/train/CLASS/*.jpg   data/flowers/val/CLASS/*.jpg     5 classes; for others --classes auto
 
 Run:    python tools/train.py configs/revcol_flowers.py --data-root FOLDER
 Result: top-1 69 on 100 held-out photographs, 10 minutes; other seeds, and without supervision, in docs/RESULTS.md.

@@ -5,9 +5,7 @@
       images/val/NAME.jpg          annotations/val/NAME.png       counted from 0; 255 is left out
       classes.txt                                                 one class a line, in the order of their numbers
 
-Run:    python tools/train.py configs/revcol_upernet_custom.py --data-root FOLDER --cfg-options \
-            model.decode_head.num_classes=N model.auxiliary_head.num_classes=N
-        N is the number of lines of classes.txt, 27 unless given; other suffixes: img_suffix, seg_map_suffix of the data sets.
+Run:    python tools/train.py configs/revcol_upernet_custom.py --data-root FOLDER --classes auto
 Result: in docs/RESULTS.md: a small RevCol on photographs of COCO with 27 classes.
 """
 

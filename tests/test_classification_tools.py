@@ -349,7 +349,7 @@ def test_reset_head_needs_weights_to_start_from(config, drawn, tmp_path, fail):
 def test_reset_head_is_for_classifiers(tmp_path, sample, fail):
     given = ("--data-root", sample, "--work-dir", tmp_path, "--reset-head", "--cfg-options", f"load_from={__file__}")
     message = fail("train", ROOT / "configs" / "revcol_maskrcnn_sample.py", *given)
-    assert "--reset-head starts a classifier from a checkpoint of other classes" in message
+    assert "--reset-head starts from a checkpoint of other classes" in message
 
 
 def test_config_without_validation_is_refused(tmp_path, fail):

@@ -135,37 +135,51 @@ class DropWeights(Hook):
             del weights[key]
 
 
-def check_head(runner: Runner, checkpoint: dict[str, Any], path: str, reset: bool) -> None:
-    """Refuse a classification head of another shape in ``load_from``, or drop it; mmengine would only print it.
+def check_heads(runner: Runner, checkpoint: dict[str, Any], path: str, reset: bool) -> None:
+    """Refuse weights of other shapes outside the backbone in ``load_from``, or drop them; mmengine would only warn.
 
     A classifier of this package makes the same check while it reads a published file.
+
+    Args:
+        runner: The runner, with its model.
+        checkpoint: Content of the file.
+        path: Its name, for messages.
+        reset: Drop the weights: ``--reset-head``, or ``--classes``, which brings other classes.
 
     Raises:
         UsageError: naming the shapes and ``--reset-head``.
     """
     have, want = plain_names(checkpoint.get("state_dict", checkpoint)), plain_names(runner.model.state_dict())
     other = [
-        key for key, value in want.items() if key.startswith("head.") and key in have and have[key].shape != value.shape
+        key
+        for key, value in want.items()
+        if not key.startswith("backbone.") and key in have and have[key].shape != value.shape
     ]
     if not other:
         if reset:
-            note(f"--reset-head: the head in {path} has the shapes of the config's, so its weights are kept")
+            note(f"the heads in {path} have the shapes of the config's, so their weights are kept")
         return
     listed = ", ".join(_shapes(key, have, want) for key in other)
     if not reset:
         raise UsageError(
-            f"the head in {path} has another number of classes: {listed}. Add --reset-head to load "
+            f"{path} has heads of another number of classes: {listed}. Add --reset-head to load "
             "everything else and initialise these weights"
         )
-    note(f"--reset-head: not loaded from {path}, but initialised: {listed}")
+    note(f"not loaded from {path}, but initialised: {listed}")
     runner.register_hook(DropWeights(set(other)))
 
 
-def choose_start(cfg: Config, resumed: bool, reset_head: bool) -> str | None:
+def choose_start(cfg: Config, resumed: bool, reset_head: bool, other_classes: bool = False) -> str | None:
     """The checkpoint that the runner loads before training, or None.
 
     A classifier of this package loads it by its own ``init_cfg``, which accepts published files and files of other
     image sizes or classes.
+
+    Args:
+        cfg: The config, changed in place.
+        resumed: Whether a run is continued.
+        reset_head: ``--reset-head``.
+        other_classes: Whether the config got other classes by ``--classes``, which resets heads of other shapes, too.
 
     Raises:
         UsageError: for ``--reset-head`` without a checkpoint to start from.
@@ -173,16 +187,16 @@ def choose_start(cfg: Config, resumed: bool, reset_head: bool) -> str | None:
     if resumed and not reset_head:
         return None
     start, ours = cfg.get("load_from"), takes_published_weights(cfg)
-    if reset_head and (resumed or "head" not in cfg.model or not (start or (ours and cfg.model.get("init_cfg")))):
+    if reset_head and (resumed or not (start or (ours and cfg.model.get("init_cfg")))):
         raise UsageError(
-            "--reset-head starts a classifier from a checkpoint of other classes: name it by --cfg-options "
-            "load_from=PATH, without --resume"
+            "--reset-head starts from a checkpoint of other classes: name it by --cfg-options load_from=PATH, "
+            "without --resume"
         )
     if start and ours:
         cfg.model.init_cfg = dict(type="Pretrained", checkpoint=start)
         if (cfg.model.backbone.get("init_cfg") or {}).get("type") == "Pretrained":
             cfg.model.backbone.init_cfg = None  # the file has the backbone's weights, too
         cfg.load_from = start = None
-    if reset_head and not start:
+    if (reset_head or other_classes) and not start and ours and cfg.model.get("init_cfg"):
         cfg.model.init_cfg = {**cfg.model.init_cfg, "reset_head": True}
     return start

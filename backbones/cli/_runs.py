@@ -10,10 +10,12 @@ from mmengine.registry import MODELS, RUNNERS, init_default_scope
 from mmengine.runner import Runner
 
 import backbones.engine.resumable  # noqa: F401  (registers classes that the config in a work dir names)
+from backbones.cli import _own_data
 from backbones.config.hosts import HOSTS, find_config
 from backbones.config.lookup import import_host, registered
 from backbones.config.options import HELP as OPTIONS_HELP
 from backbones.config.options import merge_options
+from backbones.config.write import delta
 from backbones.datasets.move import set_data_root
 from backbones.usage import UsageError
 
@@ -22,7 +24,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of both verbs."""
     parser.add_argument("config", help="config file, or densebackbones::FILE.py for one that the package ships")
     parser.add_argument("--work-dir", help="folder for logs and checkpoints (default: work_dirs/NAME_OF_CONFIG)")
-    parser.add_argument("--data-root", help="read every data set of the config from this folder of the same layout")
+    parser.add_argument(
+        "--data-root",
+        help="read every data set of the config from this folder of the same layout, with --classes of any layout",
+    )
+    _own_data.add_arguments(parser)
     parser.add_argument(
         "--cfg-options", nargs="+", action=DictAction, default={}, metavar="KEY=VALUE", help=OPTIONS_HELP
     )
@@ -51,7 +57,9 @@ def load_config(args: argparse.Namespace) -> Config:
         raise UsageError(f"{args.config} cannot be read: {reason}") from error
     init_default_scope(scope)
     cfg.launcher = args.launcher
-    if args.data_root:
+    if args.classes:
+        cfg.merge_from_dict(delta(cfg, _own_data.changes(cfg, args)))
+    elif args.data_root:
         set_data_root(cfg, args.data_root)
     try:
         merge_options(cfg, args.cfg_options)

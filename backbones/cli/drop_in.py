@@ -11,6 +11,7 @@ from pathlib import Path
 from mmengine.config import Config, DictAction
 from mmengine.registry import init_default_scope
 
+from backbones.cli import _own_data
 from backbones.config.hosts import HOSTS, base_expression, find_config
 from backbones.config.lookup import import_host
 from backbones.config.swap import BACKBONES, Change, swap_backbone
@@ -42,6 +43,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default="scope",
         help="how the config finds the class: type='backbones.RevCol', or type='RevCol' with custom_imports",
     )
+    parser.add_argument("--data-root", metavar="DIR", help="folder of the data for --classes")
+    _own_data.add_arguments(parser)
     parser.add_argument("--check", action="store_true", help="build the model and train it for one step on noise")
     parser.add_argument("-o", "--out", required=True, metavar="FILE", help="config to write")
 
@@ -65,6 +68,8 @@ def main(args: argparse.Namespace) -> None:
         )
     except (TypeError, ValueError) as error:
         raise UsageError(f"{args.backbone}: {error}") from error
+    if args.classes:
+        changes += _own_data.changes(cfg, args)
     write(args, changes, cfg)
     print(diff(changes))
     print(f"\nwrote {args.out}; to train it: {command('train')} {args.out}")

@@ -12,7 +12,7 @@ from mmengine.device import get_device
 from backbones.cli import _runs
 from backbones.cli._checkpoints import (
     check_fits,
-    check_head,
+    check_heads,
     check_optimizer,
     check_resumable,
     choose_resume,
@@ -41,8 +41,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--reset-head",
         action="store_true",
-        help="start from load_from, or a classifier's init_cfg, with another number of classes: weights of the head "
-        "whose shapes differ are initialised",
+        help="start from load_from, or a classifier's init_cfg, with another number of classes: weights of the heads "
+        "whose shapes differ are initialised; --classes does it, too",
     )
 
 
@@ -58,7 +58,7 @@ def main(args: argparse.Namespace) -> None:
         set_auto_scale_lr(cfg)
 
     path = choose_resume(cfg, args.resume)
-    start = choose_start(cfg, path is not None, args.reset_head)
+    start = choose_start(cfg, path is not None, args.reset_head, other_classes=bool(args.classes))
     checkpoint = read_checkpoint(path) if path else None
     cfg.resume = checkpoint is not None
     if path and checkpoint:
@@ -73,7 +73,7 @@ def main(args: argparse.Namespace) -> None:
         check_optimizer(runner, checkpoint, path)
         del checkpoint
     if start:
-        check_head(runner, read_checkpoint(start), start, args.reset_head)
+        check_heads(runner, read_checkpoint(start), start, args.reset_head or bool(args.classes))
     try:
         runner.train()
     except SetupError as error:  # raised before the first iteration

@@ -7,7 +7,7 @@
 Images of 224: random crop (bicubic) and flip, RandAugment rand-m9-n2-mstd0.5-inc, erasing 0.25; validation on the centre
 of the image whose short side is 256. 64 images a GPU. Mixup, cutmix and label smoothing belong to the model.
 
-N classes: --cfg-options model.head.num_classes=N
+Folders of your own: --data-root FOLDER --classes auto
 """
 
 _base_ = ["mmpretrain::_base_/datasets/imagenet_bs64_swin_224.py", "mmpretrain::_base_/default_runtime.py"]

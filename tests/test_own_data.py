@@ -1,0 +1,319 @@
+"""Labelled folders in any config: layouts, splits, numbers of classes, and box-only data."""
+
+import json
+import shutil
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from conftest import SHARED
+from mmengine.config import Config
+from mmengine.registry import init_default_scope
+from tool_runs import verb
+
+from backbones.config.hosts import find_config
+from backbones.config.lookup import import_host
+from backbones.config.own_data import choose_classes, own_data_changes, task_of
+from backbones.config.write import delta
+from backbones.datasets.layouts import Labelled, Split, find_layout
+from backbones.usage import UsageError
+
+ONE_PROCESS = [
+    option
+    for loop in ("train", "val")
+    for option in (f"{loop}_dataloader.num_workers=0", f"{loop}_dataloader.persistent_workers=False")
+]
+SMALL = ["train_dataloader.dataset.indices=4", "val_dataloader.dataset.indices=2", *ONE_PROCESS]
+RCNN = "model.roi_head"
+NUMBERS = {  # stock config: places of the numbers of classes
+    "mmdet::retinanet/retinanet_r50_fpn_1x_coco.py": ["model.bbox_head.num_classes"],
+    "mmdet::pascal_voc/faster-rcnn_r50_fpn_1x_voc0712.py": [f"{RCNN}.bbox_head.num_classes"],
+    "mmdet::cascade_rcnn/cascade-mask-rcnn_r50_fpn_1x_coco.py": [
+        *(f"{RCNN}.bbox_head.{i}.num_classes" for i in range(3)),
+        f"{RCNN}.mask_head.num_classes",
+    ],
+    "mmdet::htc/htc_r50_fpn_1x_coco.py": [  # its semantic head has the 183 classes of COCO-stuff
+        *(f"{RCNN}.bbox_head.{i}.num_classes" for i in range(3)),
+        *(f"{RCNN}.mask_head.{i}.num_classes" for i in range(3)),
+    ],
+    "mmdet::lvis/mask-rcnn_r50_fpn_sample1e-3_ms-1x_lvis-v1.py": [
+        f"{RCNN}.bbox_head.num_classes",
+        f"{RCNN}.mask_head.num_classes",
+    ],
+    "mmdet::dino/dino-4scale_r50_8xb2-12e_coco.py": ["model.bbox_head.num_classes"],
+    "mmdet::mask2former/mask2former_r50_8xb2-lsj-50e_coco.py": [
+        "model.panoptic_head.num_things_classes",
+        "model.panoptic_head.loss_cls.class_weight",
+        "model.panoptic_fusion_head.num_things_classes",
+    ],
+    "mmdet::solov2/solov2_r50_fpn_1x_coco.py": ["model.mask_head.num_classes"],
+    "mmdet::rtmdet/rtmdet_s_8xb32-300e_coco.py": ["model.bbox_head.num_classes"],
+    "mmseg::upernet/upernet_r50_4xb4-80k_ade20k-512x512.py": [
+        "model.decode_head.num_classes",
+        "model.auxiliary_head.num_classes",
+    ],
+    "mmseg::mask2former/mask2former_r50_8xb2-160k_ade20k-512x512.py": [
+        "model.decode_head.num_classes",
+        "model.decode_head.loss_cls.class_weight",
+    ],
+    "mmpretrain::swin_transformer/swin-tiny_16xb64_in1k.py": [
+        "model.head.num_classes",
+        "data_preprocessor.num_classes",
+    ],
+}
+
+
+def stock(name: str) -> Config:
+    cfg = Config.fromfile(find_config(name))
+    import_host(cfg.default_scope)
+    init_default_scope(cfg.default_scope)
+    return cfg
+
+
+def labelled(task: str, **changes) -> Labelled:
+    kinds = dict(
+        detection="CocoDataset",
+        panoptic="CocoPanopticDataset",
+        segmentation="BaseSegDataset",
+        classification="CustomDataset",
+    )
+    evaluator = dict(ann_file="D/val.json") if task in ("detection", "panoptic") else {}
+    train, val = (dict(type=kinds[task], data_root="D", data_prefix=name) for name in ("train", "val"))
+    return Labelled(**{**dict(classes=("a", "b", "c"), train=train, val=val, evaluator=evaluator), **changes})
+
+
+def with_own_data(cfg: Config, data: Labelled, **options) -> Config:
+    cfg.merge_from_dict(delta(cfg, own_data_changes(cfg, data, data.classes, **options)))
+    return cfg
+
+
+def value(cfg: Config, key: str):
+    node = cfg
+    for part in key.split("."):
+        node = node[int(part)] if isinstance(node, (list, tuple)) else node[part]
+    return node
+
+
+# ---------------------------------------------------------------------------------------------------------- the config
+@pytest.mark.parametrize("name", NUMBERS)
+def test_every_number_of_classes_follows_and_no_other(name):
+    cfg = stock(name)
+    data = labelled(task_of(cfg))
+    changed = {
+        change.key for change in own_data_changes(cfg, data, data.classes) if change.key.startswith(("model", "data_"))
+    }
+    assert changed == set(NUMBERS[name])
+    cfg = with_own_data(cfg, data)
+    for key in NUMBERS[name]:
+        assert value(cfg, key) == ([1.0, 1.0, 1.0, 0.1] if key.endswith("class_weight") else 3)
+    for loop in ("train", "val", "test"):
+        dataset = cfg[f"{loop}_dataloader"].dataset
+        dataset = dataset.get("dataset", dataset)
+        source = data.train if loop == "train" else data.val
+        assert (dataset.type, dataset.data_prefix) == (source["type"], source["data_prefix"])
+        assert tuple(dataset.metainfo.classes) == data.classes
+        assert len(dataset.metainfo.palette) == 3
+    if cfg.default_scope == "mmdet":
+        assert (cfg.val_evaluator.type, cfg.val_evaluator.ann_file) == ("CocoMetric", "D/val.json")
+    if cfg.default_scope == "mmseg":
+        assert cfg.train_dataloader.dataset.pipeline[1].reduce_zero_label is False
+    if cfg.default_scope == "mmpretrain":
+        assert tuple(cfg.val_evaluator.topk) == (1,)
+
+
+def test_panoptic_heads_get_things_and_stuff():
+    cfg = stock("mmdet::mask2former/mask2former_r50_8xb2-lsj-50e_coco-panoptic.py")
+    assert task_of(cfg) == "panoptic"
+    evaluator = dict(ann_file="D/panoptic.json", seg_prefix="D/segments")
+    cfg = with_own_data(cfg, labelled("panoptic", stuff=("c",), evaluator=evaluator))
+    head = cfg.model.panoptic_head
+    assert (head.num_things_classes, head.num_stuff_classes, len(head.loss_cls.class_weight)) == (2, 1, 4)
+    metainfo = cfg.train_dataloader.dataset.metainfo
+    assert (metainfo.thing_classes, metainfo.stuff_classes) == (("a", "b"), ("c",))
+    (metric,) = cfg.val_evaluator
+    assert (metric.type, metric.seg_prefix) == ("CocoPanopticMetric", "D/segments")
+
+
+def test_mask_branch_without_masks_is_refused_or_removed():
+    name = "mmdet::cascade_rcnn/cascade-mask-rcnn_r50_fpn_1x_coco.py"
+    data = labelled("detection", has_masks=False)
+    with pytest.raises(UsageError, match="the data have boxes, but no masks.*--boxes-only removes it"):
+        own_data_changes(stock(name), data, data.classes)
+    cfg = with_own_data(stock(name), data, boxes_only=True)
+    assert (cfg.model.roi_head.mask_head, cfg.model.roi_head.mask_roi_extractor) == (None, None)
+    assert [step.with_mask for step in cfg.train_dataloader.dataset.pipeline if "with_mask" in step] == [False]
+    assert cfg.val_evaluator.metric == ["bbox"]
+    assert [head.num_classes for head in cfg.model.roi_head.bbox_head] == [3, 3, 3]
+    with pytest.raises(UsageError, match="this model is a SOLOv2. Take the config of a box detector"):
+        own_data_changes(stock("mmdet::solov2/solov2_r50_fpn_1x_coco.py"), data, data.classes, boxes_only=True)
+
+
+def test_drop_in_writes_the_classes(sample, tmp_path):
+    out = tmp_path / "own.py"
+    retinanet = "mmdet::retinanet/retinanet_r50_fpn_1x_coco.py"
+    verb("drop-in", retinanet, "--backbone", "RevCol", "--data-root", sample, "--classes", "auto", "-o", out)
+    cfg = Config.fromfile(out)
+    assert cfg.model.bbox_head.num_classes == 5
+    assert cfg.train_dataloader.dataset.data_root == str(sample)
+    assert cfg.train_dataloader.dataset.metainfo.classes == ("disc", "rectangle", "triangle", "star", "ring")
+
+
+# ------------------------------------------------------------------------------------------------------------- layouts
+def test_layouts_are_found_by_looking(sample, tmp_path):
+    found = find_layout(sample, "detection")
+    assert found.classes == ("disc", "rectangle", "triangle", "star", "ring")
+    assert found.has_masks
+    assert found.train["ann_file"] == "annotations/instances_train2017.json"
+    (tmp_path / "notes.txt").write_text("")
+    with pytest.raises(
+        UsageError, match=r"no layout for detection. It holds notes.txt. The layouts are(.|\n)*VOC:(.|\n)*YOLO:"
+    ):
+        find_layout(tmp_path, "detection")
+    with pytest.raises(UsageError, match="there is no folder nowhere"):
+        find_layout("nowhere", "detection")
+
+
+def test_one_file_is_split_by_image_once(sample, tmp_path):
+    shutil.copytree(sample / "train2017", tmp_path / "images")
+    shutil.copy(sample / "annotations" / "instances_train2017.json", tmp_path / "labels.json")
+    before = (tmp_path / "labels.json").read_bytes()
+    found = find_layout(tmp_path, "detection", Split(0.25))
+    parts = [json.loads((tmp_path / part["ann_file"]).read_text()) for part in (found.train, found.val)]
+    ids = [{image["id"] for image in part["images"]} for part in parts]
+    assert (len(ids[0]), len(ids[1]), ids[0] & ids[1]) == (18, 6, set())
+    assert all({a["image_id"] for a in part["annotations"]} <= own for part, own in zip(parts, ids, strict=True))
+    assert find_layout(tmp_path, "detection", Split(0.25)) == found
+    with pytest.raises(UsageError, match=r"split_train.json exists with other content and is left alone"):
+        find_layout(tmp_path, "detection", Split(0.5))
+    assert (tmp_path / "labels.json").read_bytes() == before
+
+
+def test_split_is_stratified_and_seeded():
+    classes_of = {i: ["rare", "common"] if i < 20 else ["common"] for i in range(100)}
+    chosen = Split(0.2, seed=1).validation(classes_of)
+    assert (len(chosen), len(chosen & set(range(20)))) == (20, 4)
+    assert Split(0.2, seed=1).validation(classes_of) == chosen != Split(0.2, seed=2).validation(classes_of)
+    with pytest.raises(UsageError, match="--val-share is 1.5; it must lie between 0 and 1"):
+        Split(1.5)
+
+
+def images(folder: Path, names: list[str]) -> None:
+    folder.mkdir(parents=True)
+    for name in names:
+        cv2.imwrite(str(folder / f"{name}.jpg"), np.full((40, 60, 3), 127, np.uint8))
+
+
+def boxes_of(folder: Path, part: dict) -> list[tuple]:
+    content = json.loads((folder / part["ann_file"]).read_text())
+    names = {category["id"]: category["name"] for category in content["categories"]}
+    files = {image["id"]: image["file_name"] for image in content["images"]}
+    for file in files.values():
+        assert (folder / part["data_prefix"]["img"] / file).is_file()
+    return [(files[a["image_id"]], names[a["category_id"]], *map(round, a["bbox"])) for a in content["annotations"]]
+
+
+def test_pascal_voc_is_converted(tmp_path):
+    images(tmp_path / "JPEGImages", ["a", "b"])
+    (tmp_path / "Annotations").mkdir()
+    (tmp_path / "ImageSets" / "Main").mkdir(parents=True)
+    (tmp_path / "ImageSets" / "Main" / "val.txt").write_text("b\n")
+    for name, kind, left in (("a", "cat", 11), ("b", "dog", 21)):
+        (tmp_path / "Annotations" / f"{name}.xml").write_text(
+            f"<annotation><filename>{name}.jpg</filename>"
+            "<size><width>60</width><height>40</height><depth>3</depth></size>"
+            f"<object><name>{kind}</name>"
+            f"<bndbox><xmin>{left}</xmin><ymin>6</ymin><xmax>{left + 20}</xmax><ymax>16</ymax></bndbox></object>"
+            "</annotation>"
+        )
+    found = find_layout(tmp_path, "detection")
+    assert (found.classes, found.has_masks) == (("cat", "dog"), False)
+    assert boxes_of(tmp_path, found.train) == [("a.jpg", "cat", 10, 5, 21, 11)]  # VOC's last pixel is inside
+    assert boxes_of(tmp_path, found.val) == [("b.jpg", "dog", 20, 5, 21, 11)]
+
+
+@pytest.mark.parametrize(
+    "place", ["images/train labels/train images/val labels/val", "train/images train/labels valid/images valid/labels"]
+)
+def test_yolo_is_converted(tmp_path, place):
+    folders = [tmp_path / name for name in place.split()]
+    (tmp_path / "data.yaml").parent.mkdir(exist_ok=True)
+    (tmp_path / "data.yaml").write_text("names: [cat, dog]\nnc: 2\n")
+    for name, kind, where, labels in (("a", 0, *folders[:2]), ("b", 1, *folders[2:])):
+        images(where, [name])
+        labels.mkdir(parents=True, exist_ok=True)
+        (labels / f"{name}.txt").write_text(f"{kind} 0.5 0.5 0.5 0.5\n")
+    found = find_layout(tmp_path, "detection")
+    assert (found.classes, found.has_masks) == (("cat", "dog"), False)
+    assert [box[1:] for box in boxes_of(tmp_path, found.train)] == [("cat", 15, 10, 30, 20)]
+    assert [box[1:] for box in boxes_of(tmp_path, found.val)] == [("dog", 15, 10, 30, 20)]
+
+
+def test_categories_in_another_order_are_refused(sample, tmp_path):
+    shutil.copytree(sample, tmp_path / "data")
+    file = tmp_path / "data" / "annotations" / "instances_val2017.json"
+    content = json.loads(file.read_text())
+    content["categories"].reverse()
+    file.write_text(json.dumps(content))
+    with pytest.raises(UsageError, match="mmdet numbers them by their order, so both files need the same list"):
+        find_layout(tmp_path / "data", "detection")
+
+
+def test_file_chooses_classes(tmp_path):
+    file = tmp_path / "names.txt"
+    file.write_text("c\na\n")
+    assert choose_classes(labelled("detection"), str(file)) == ("a", "c")
+    with pytest.raises(UsageError, match="leaves out b; only boxes can be left out"):
+        choose_classes(labelled("segmentation"), str(file))
+    file.write_text("a\nz\n")
+    with pytest.raises(UsageError, match="names z; the data have a, b, c"):
+        choose_classes(labelled("detection"), str(file))
+
+
+# ----------------------------------------------------------------------------------------------------------- trainings
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::UserWarning")  # the hosts, while they train
+def test_detector_trains_on_boxes_and_then_on_other_classes(sample, tmp_path, fail, capsys):
+    folder = SHARED / "data" / "bccd_small"
+    if not folder.is_dir():
+        pytest.skip(f"the photographs are not there: {folder}")
+    config = "densebackbones::revcol_maskrcnn_sample.py"
+    assert "--boxes-only removes it" in fail("train", config, "--data-root", folder, "--classes", "auto")
+    options = ["train_cfg.max_epochs=1", "train_cfg.val_interval=1", *SMALL]
+
+    def train(data: Path, name: str, *more: str) -> None:
+        given = ("--classes", "auto", "--boxes-only", "--work-dir", tmp_path / name, "--cfg-options", *options, *more)
+        verb("train", config, "--data-root", data, *given)
+
+    train(folder, "cells")
+    trained = torch.load(tmp_path / "cells" / "epoch_1.pth", weights_only=False)
+    assert trained["state_dict"]["roi_head.bbox_head.fc_cls.weight"].shape[0] == 3 + 1
+    assert trained["meta"]["dataset_meta"]["classes"] == ("RBC", "WBC", "Platelets")
+    train(sample, "shapes", f"load_from={tmp_path / 'cells' / 'epoch_1.pth'}")
+    assert (
+        "but initialised: roi_head.bbox_head.fc_cls.weight (file (4, 256), model (6, 256))" in capsys.readouterr().err
+    )
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::UserWarning")  # the hosts, while they train
+@pytest.mark.parametrize(
+    ("config", "folder", "options"),
+    [
+        (
+            "densebackbones::revcol_upernet_overfit.py",
+            "coco_semantic_tiny",
+            ["train_cfg.max_iters=2", "train_cfg.val_interval=2", "train_dataloader.batch_size=2"],
+        ),
+        ("densebackbones::revcol_flowers.py", "flowers_small", ["train_cfg.max_epochs=1", "train_cfg.val_interval=1"]),
+    ],
+)
+def test_segmentor_and_classifier_train(config, folder, options, tmp_path):
+    if not (SHARED / "data" / folder).is_dir():
+        pytest.skip(f"the photographs are not there: {folder}")
+    given = ("--data-root", SHARED / "data" / folder, "--classes", "auto", "--work-dir", tmp_path)
+    schedules = Config.fromfile(find_config(config)).param_scheduler
+    ends = [f"param_scheduler.{i}.{key}={i + 1}" for i, s in enumerate(schedules) for key in ("end",) if key in s]
+    verb("train", config, *given, "--cfg-options", *options, *SMALL, *ends, "+param_scheduler.1.begin=1")
+    assert list(tmp_path.glob("*.pth"))
