@@ -346,8 +346,8 @@ def test_reset_head_needs_weights_to_start_from(config, drawn, tmp_path, fail):
     assert "name it by --cfg-options load_from=PATH" in fail("train", *arguments)
 
 
-def test_reset_head_is_for_classifiers(tmp_path, sample, fail):
-    given = ("--data-root", sample, "--work-dir", tmp_path, "--reset-head", "--cfg-options", f"load_from={__file__}")
+def test_reset_head_needs_a_checkpoint(tmp_path, sample, fail):
+    given = ("--data-root", sample, "--work-dir", tmp_path, "--reset-head")
     message = fail("train", ROOT / "configs" / "revcol_maskrcnn_sample.py", *given)
     assert "--reset-head starts from a checkpoint of other classes" in message
 
