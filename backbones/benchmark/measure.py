@@ -22,13 +22,21 @@ Step = Callable[[], None]
 Points = Mapping[int, float]  # a size and its memory in MiB, sizes rising
 
 
-def training_step(net: Net, x: Tensor, parameters: Sequence[nn.Parameter], keep_grads: bool = False) -> Step:
+def training_step(
+    net: Net,
+    x: Tensor,
+    parameters: Sequence[nn.Parameter],
+    keep_grads: bool = False,
+    grads: Sequence[Tensor] | None = None,
+) -> Step:
     """One forward and backward of a linear function of the maps.
 
     Gradients are freed before the step, as by an optimizer, or with ``keep_grads`` allocated now and never freed.
+    Those of the maps are ``grads``, or drawn.
     """
-    with torch.no_grad():
-        grads = [torch.randn_like(f) for f in net(x)]
+    if grads is None:
+        with torch.no_grad():
+            grads = [torch.randn_like(f) for f in net(x)]
     for p in parameters:
         p.grad = torch.zeros_like(p) if keep_grads else None
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,7 +13,7 @@ from mmengine.registry import MODELS
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
-from backbones.base import Backbone
+from backbones.base import Backbone, DenseBackbone
 from backbones.info.counting import mac_counter, macs
 
 META = torch.device("meta")
@@ -54,8 +54,7 @@ def build_model(cfg: Config) -> nn.Module:
     settings = cfg.model
     if "data_preprocessor" in cfg and "data_preprocessor" not in settings:  # as in a runner
         settings = {**settings, "data_preprocessor": cfg.data_preprocessor}
-    with MODELS.switch_scope_and_registry(cfg.get("default_scope", "mmengine")):
-        return build(settings)
+    return build(settings)
 
 
 def count_parameters(module: nn.Module) -> int:
@@ -149,7 +148,7 @@ def levels(backbone: nn.Module, output: Any, size: tuple[int, int]) -> list[tupl
         size: Height and width of the image, in pixels.
     """
     tensors = [x for x in tree_leaves(output) if isinstance(x, Tensor)]
-    strides = getattr(backbone, "strides", None)
-    if not isinstance(strides, tuple) or len(strides) != len(tensors) or not isinstance(backbone, Backbone):
-        strides = [round(size[0] / x.shape[2]) if x.ndim == 4 else None for x in tensors]
+    strides: Sequence[int | None] = [round(size[0] / x.shape[2]) if x.ndim == 4 else None for x in tensors]
+    if isinstance(backbone, DenseBackbone):
+        strides = backbone.strides
     return [(stride, tuple(x.shape[1:])) for stride, x in zip(strides, tensors, strict=True)]
