@@ -3,6 +3,7 @@
 import platform
 import statistics
 import time
+import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
@@ -68,8 +69,10 @@ def peak_mib(step: Step, device: torch.device) -> float:
         step()
         torch.cuda.synchronize()
         return (torch.cuda.max_memory_allocated() - before) / MIB
-    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as prof:
-        step()
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Profiler clears events")  # of an earlier profile; this one is new
+        with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as prof:
+            step()
     level = peak = 0
     events = [e for e in cast(Any, prof).profiler.kineto_results.events() if e.name() == "[memory]"]
     for event in sorted(events, key=lambda e: e.start_ns()):

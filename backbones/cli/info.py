@@ -8,6 +8,7 @@ MODEL is a config of any host, or a backbone of this package, whose first preset
 
 Parameters and multiply-accumulates (MACs) are those of stem, backbone, neck and heads, attention included. A head that
 reads more than the maps of one image, such as the proposals of a detector, has parameters only, with the reason.
+Images are padded as the config's data preprocessor pads a batch: mmdet's detectors see 1344 x 800 pixels for 1333 x 800.
 
 The memory is that of a training step of the backbone: activations at the peak of forward and backward, in every memory
 mode, and weights, gradients and AdamW's state of the whole model. Neck and heads keep activations, too, which are not
@@ -21,7 +22,7 @@ import argparse
 from backbones.config.swap import BACKBONES
 from backbones.info import memory
 from backbones.info.model import Part, backbone_parts, count_parameters, levels, other_parts
-from backbones.info.subject import BATCH, SIZES, Subject, read_backbone, read_model
+from backbones.info.subject import BATCH, SIZE, Subject, read_backbone, read_model
 from backbones.usage import UsageError
 
 GIB = 2**30
@@ -32,13 +33,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of the verb."""
     parser.add_argument("model", metavar="MODEL", help=f"a config, or a backbone: {', '.join(BACKBONES)}")
     parser.add_argument("--arch", help="preset of a backbone (default: its first)")
-    sizes = ", ".join(f"{height} {width} for {host}" for host, (height, width) in SIZES.items())
     parser.add_argument(
         "--size",
         nargs=2,
         type=int,
         metavar=("H", "W"),
-        help=f"height and width of the images in pixels (default: {sizes}; for a backbone alone as for mmdet)",
+        help=f"height and width of the images in pixels (default: the config's, or {SIZE[0]} {SIZE[1]})",
     )
     parser.add_argument("--batch", type=int, help=f"images a step (default: the config's, or {BATCH})")
 
@@ -59,19 +59,19 @@ def main(args: argparse.Namespace) -> None:
         raise UsageError(f"--arch is for a backbone alone; {args.model} is a config, which states its own")
     else:
         subject = read_model(args.model)
-    height, width = tuple(args.size or subject.size)
+    size = subject.padded(tuple(args.size or subject.size))
     try:
-        parts, output = backbone_parts(subject.backbone, (height, width))
+        parts, output = backbone_parts(subject.backbone, size)
+        macs = parts[-1].macs or 0
+        if subject.model is not subject.backbone:
+            parts += other_parts(subject.model, output, size)
+            parts.append(Part("whole model", count_parameters(subject.model), None))
     except Exception as error:  # classes of the hosts raise anything
-        raise UsageError(f"{subject.title} does not take images of {width} x {height} pixels: {error}") from error
-    macs = parts[-1].macs or 0
-    if subject.model is not subject.backbone:
-        parts += other_parts(subject.model, output)
-        parts.append(Part("whole model", count_parameters(subject.model), None))
+        raise UsageError(f"{subject.title} does not take images of {size[1]} x {size[0]} pixels: {error}") from error
     print(aligned([("part", "parameters (M)", "GMACs an image"), *map(part_row, parts)]), end="\n\n")
-    maps = levels(subject.backbone, output, (height, width))
+    maps = levels(subject.backbone, output, size)
     print(aligned([("stride", "channels", "height x width"), *(level_row(*level) for level in maps)]), end="\n\n")
-    print(memory_report(subject, (args.batch or subject.batch, 3, height, width), macs))
+    print(memory_report(subject, (args.batch or subject.batch, 3, *size), macs))
 
 
 def part_row(part: Part) -> tuple[str, ...]:

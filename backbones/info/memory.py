@@ -50,7 +50,7 @@ def count_step(settings: Any, shape: Sequence[int], device: torch.device) -> dic
     with FakeTensorMode(allow_non_fake_inputs=True):
         backbone.to_empty(device=device)
         images = torch.empty(*shape, device=device)
-        grads = [torch.empty_like(x) for x in _maps(backbone)(images)]
+        grads = _gradients(backbone, images)
         return {
             name: _counted(_step(backbone, mode, images, grads))
             for name, mode in tqdm(found.items(), "memory modes", leave=False, disable=None)
@@ -61,8 +61,10 @@ def measure_step(settings: Any, shape: Sequence[int], device: torch.device) -> d
     """The same bytes as ``count_step``, from the device's allocator while the step runs."""
     backbone = _trained(MODELS.build(settings)).to(device)
     images = torch.randn(*shape, device=device)
+    grads = _gradients(backbone, images)
     return {
-        name: round(peak_mib(_step(backbone, mode, images), device) * MIB) for name, mode in modes(backbone).items()
+        name: round(peak_mib(_step(backbone, mode, images, grads), device) * MIB)
+        for name, mode in modes(backbone).items()
     }
 
 
@@ -73,13 +75,16 @@ def _trained(backbone: nn.Module) -> nn.Module:
 
 
 def _maps(backbone: nn.Module) -> Callable[[Tensor], list[Tensor]]:
-    """The backbone as a function from images to all the tensors that it returns."""
-    return lambda images: [x for x in tree_leaves(backbone(images)) if isinstance(x, Tensor)]
+    """The backbone as a function from images to the tensors that it is trained by; frozen stages give others."""
+    return lambda images: [x for x in tree_leaves(backbone(images)) if isinstance(x, Tensor) and x.requires_grad]
 
 
-def _step(
-    backbone: nn.Module, mode: dict[str, Any], images: Tensor, grads: Sequence[Tensor] | None = None
-) -> Callable[[], None]:
+def _gradients(backbone: nn.Module, images: Tensor) -> list[Tensor]:
+    """Gradients of these tensors."""
+    return [torch.ones_like(x) for x in _maps(backbone)(images)]
+
+
+def _step(backbone: nn.Module, mode: dict[str, Any], images: Tensor, grads: Sequence[Tensor]) -> Callable[[], None]:
     for name, value in mode.items():
         setattr(backbone, name, value)
     trainable = [p for p in backbone.parameters() if p.requires_grad]

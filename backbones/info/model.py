@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -87,56 +87,48 @@ def backbone_parts(backbone: nn.Module, size: tuple[int, int]) -> tuple[list[Par
     return parts, output
 
 
-def other_parts(model: nn.Module, maps: Any) -> Iterator[Part]:
+def other_parts(model: Any, maps: Any, size: tuple[int, int]) -> Iterator[Part]:
     """Neck and heads, each run on the maps that it reads, on the meta device and in evaluation mode.
 
     Args:
         model: On the meta device.
-        maps: Output of its backbone.
+        maps: Output of its backbone, which the neck reads.
+        size: Height and width of the image, in pixels.
     """
     model.eval()
+    with torch.no_grad():
+        features = model.extract_feat(torch.empty(1, 3, *size, device=META))
     for name, part in _children(model):
         count = count_parameters(part)
-        if name == "backbone" or (count == 0 and name != "neck"):
+        if name == "backbone" or count == 0:
             continue
         label = f"{name} ({type(part).__name__})"
-        try:
-            counted, output = _run(part, maps)
-        except Exception as error:  # parts of the hosts raise anything
-            yield Part(label, count, None, _reason(part, error))
+        if further := _further_arguments(part):
+            yield Part(label, count, None, f"it also reads {', '.join(further)}")
             continue
-        if name == "neck":
-            maps = output
-        yield Part(label, count, counted)
+        try:
+            # Not under no_grad, in which the counter does not take parameters as inputs of a module.
+            with mac_counter() as counter:
+                part(maps if name == "neck" else features)
+        except Exception:  # parts of the hosts raise anything
+            yield Part(label, count, None, "it does not run on the maps alone, or not on the meta device")
+            continue
+        yield Part(label, count, macs(counter))
 
 
 def _children(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
-    """The parts of a model, the neck first, lists of heads one by one."""
-    for name, part in sorted(model.named_children(), key=lambda child: child[0] != "neck"):
+    """The parts of a model, lists of heads one by one."""
+    for name, part in model.named_children():
         if isinstance(part, nn.ModuleList):
             yield from ((f"{name}.{i}", child) for i, child in enumerate(part))
         else:
             yield name, part
 
 
-def _run(part: nn.Module, maps: Any) -> tuple[int, Any]:
-    if further := _further_arguments(part.forward):
-        raise TypeError(f"it reads {', '.join(further)}, which this image does not give")
-    with torch.no_grad(), mac_counter() as counter:
-        output = part(maps)
-    return macs(counter), output
-
-
-def _further_arguments(forward: Callable[..., Any]) -> list[str]:
-    """Names of the arguments behind the first that have no default."""
-    _, *others = inspect.signature(forward).parameters.values()
+def _further_arguments(part: nn.Module) -> list[str]:
+    """Names of the arguments of forward, behind the first, that have no default."""
+    _, *others = inspect.signature(part.forward).parameters.values()
     return [p.name for p in others if p.default is p.empty and p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)]
-
-
-def _reason(part: nn.Module, error: Exception) -> str:
-    if isinstance(error, NotImplementedError):
-        return f"{type(part).__name__} does not run on the meta device"
-    return str(error).partition("\n")[0]
 
 
 def levels(backbone: nn.Module, output: Any, size: tuple[int, int]) -> list[tuple[int | None, tuple[int, ...]]]:

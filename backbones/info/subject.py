@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from mmengine.config import Config
 from torch import nn
 
 from backbones.config.hosts import find_config
@@ -13,7 +14,7 @@ from backbones.config.swap import BACKBONES
 from backbones.info.model import build, build_model
 from backbones.usage import UsageError
 
-SIZES = {"mmdet": (800, 1333), "mmseg": (512, 512), "mmpretrain": (224, 224)}  # height and width, by host
+SIZE = 800, 1333  # height and width, of COCO's images in most detectors
 BATCH = 2
 
 
@@ -28,14 +29,21 @@ class Subject:
         settings: Config of the backbone.
         size: Usual height and width of its images, in pixels.
         batch: Usual number of images a step.
+        divisor: Sides of a batch are padded to a multiple of this number of pixels.
     """
 
     title: str
     model: nn.Module
     backbone: nn.Module
     settings: Any
-    size: tuple[int, int] = SIZES["mmdet"]
+    size: tuple[int, int] = SIZE
     batch: int = BATCH
+    divisor: int = 1
+
+    def padded(self, size: tuple[int, int]) -> tuple[int, int]:
+        """Height and width of a batch of such images."""
+        height, width = (-(-side // self.divisor) * self.divisor for side in size)
+        return height, width
 
 
 def read_backbone(name: str, arch: str | None = None) -> Subject:
@@ -72,5 +80,21 @@ def read_model(name: str) -> Subject:
     except Exception as error:  # classes of the hosts raise anything
         raise UsageError(f"the model of {name} cannot be built: {error}") from error
     batch = cfg.get("train_dataloader", {}).get("batch_size", BATCH)
-    size = SIZES.get(cfg.get("default_scope", ""), Subject.size)
-    return Subject(path.stem, model, model.backbone, settings, size, batch)
+    divisor = cfg.model.get("data_preprocessor", {}).get("pad_size_divisor", 1)
+    return Subject(path.stem, model, model.backbone, settings, usual_size(cfg), batch, divisor)
+
+
+def usual_size(cfg: Config) -> tuple[int, int]:
+    """Height and width of a config's images: mmseg's crop, or where its (test) pipeline resizes, crops or pads to."""
+    if crop := cfg.model.get("data_preprocessor", {}).get("size"):
+        height, width = crop
+        return height, width
+    loader = cfg.get("test_dataloader") or cfg.get("train_dataloader") or {}
+    for transform in reversed(loader.get("dataset", {}).get("pipeline", [])):
+        for value in (transform.get(key) for key in ("crop_size", "size", "scale")):
+            if isinstance(value, int):
+                return value, value
+            if isinstance(value, (list, tuple)) and len(value) == 2 and all(isinstance(side, int) for side in value):
+                width, height = value
+                return height, width
+    return SIZE
