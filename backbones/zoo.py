@@ -52,7 +52,7 @@ def measure(name: str, size: tuple[int, int]) -> tuple[int, int]:
         name: File name of a shipped config.
         size: Height and width of the image.
     """
-    model = build_model(read_config(config_folder() / name))
+    model: Any = build_model(read_config(config_folder() / name))
     parts, _ = backbone_parts(model.backbone, size)
     counted = parts[-1].macs
     assert counted is not None

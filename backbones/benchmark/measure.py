@@ -1,5 +1,6 @@
 """Measures steps of a network, time in pairs and memory exactly, and formats the results."""
 
+import os
 import platform
 import statistics
 import time
@@ -69,8 +70,9 @@ def peak_mib(step: Step, device: torch.device) -> float:
         step()
         torch.cuda.synchronize()
         return (torch.cuda.max_memory_allocated() - before) / MIB
+    os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # the profiler's library calls a missing GPU an error
     with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "Profiler clears events")  # of an earlier profile; this one is new
+        warnings.filterwarnings("ignore", ".*Profiler clears events")  # of an earlier profile; this one is new
         with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as prof:
             step()
     level = peak = 0

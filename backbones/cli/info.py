@@ -1,6 +1,6 @@
 """Show a model's parameters, multiply-accumulates, levels and training memory before anything is trained.
 
-MODEL is a config of any host, or a backbone of this package, whose first preset is taken unless --arch names another:
+MODEL is a config, or a backbone of this package, whose first preset is taken unless --arch names another:
 
     densebackbones info revcol_maskrcnn_coco.py
     densebackbones info mmdet::retinanet/retinanet_r50_fpn_1x_coco.py
@@ -8,13 +8,13 @@ MODEL is a config of any host, or a backbone of this package, whose first preset
 
 Parameters and multiply-accumulates (MACs) are those of stem, backbone, neck and heads, attention included. A head that
 reads more than the maps of one image, such as the proposals of a detector, has parameters only, with the reason.
-Images are padded as the config's data preprocessor pads a batch: mmdet's detectors see 1344 x 800 pixels for 1333 x 800.
+Images are padded as the data preprocessor of the config pads a batch: to 1344 x 800 pixels from 1333 x 800 in mmdet.
 
-The memory is that of a training step of the backbone: activations at the peak of forward and backward, in every memory
-mode, and weights, gradients and AdamW's state of the whole model. Neck and heads keep activations, too, which are not
-counted. Everything is in the weights' precision, float32. Nothing is computed: all operations run on tensors without data, and their
-allocations are added up, so the largest model takes seconds. Small models are measured as well, by the allocator of
-this machine. The total is compared with the free memory of the GPU, or of the RAM where there is none.
+The memory is that of a training step in float32: the backbone's activations at the peak of forward and backward, in
+every memory mode, and weights, gradients and AdamW's state of the whole model. The activations of neck and heads come
+on top. The step runs on tensors without data, whose allocations are added up, so that nothing is computed; buffers
+inside a kernel, such as cuDNN's workspaces, are not seen. Small models are measured as well, by the allocator of this
+machine. The total is compared with the free memory of the GPU, or of the RAM where there is none.
 """
 
 import argparse
@@ -59,7 +59,8 @@ def main(args: argparse.Namespace) -> None:
         raise UsageError(f"--arch is for a backbone alone; {args.model} is a config, which states its own")
     else:
         subject = read_model(args.model)
-    size = subject.padded(tuple(args.size or subject.size))
+    height, width = args.size or subject.size
+    size = subject.padded((height, width))
     try:
         parts, output = backbone_parts(subject.backbone, size)
         macs = parts[-1].macs or 0

@@ -4,7 +4,6 @@ import torch
 from torch import Tensor
 
 
-
 def drop_path_rates(largest: float, count: int) -> list[float]:
     """Chances of dropping each of ``count`` branches, rising linearly from 0 to ``largest``."""
     return [largest * i / max(count - 1, 1) for i in range(count)]
