@@ -82,6 +82,10 @@ class Backbone(BaseModule):
         """The modules and parameters that ``frozen_stages`` counts, by name and in order of computation, stem first."""
         raise NotImplementedError
 
+    def memory_modes(self) -> dict[str, dict[str, Any]]:
+        """The modes of training, by name, plain first: attributes that choose one, and may change between steps."""
+        return {"plain": {}}
+
     def get_layer_depth(self, param_name: str, prefix: str = "") -> tuple[int, int]:
         """Depth of a parameter, for layer-wise learning rates.
 

@@ -24,10 +24,11 @@ from torch import Tensor, nn
 
 from .base import DenseBackbone, Part
 from .checkpoints import CheckpointError
-from .layers import ChannelsLastConv2d, Linear, drop_path_scale, linear
-from .reversible import run_columns
+from .layers import ChannelsLastConv2d, Linear, drop_path_rates, drop_path_scale, linear
+from .reversible import largest_safe_run, run_columns
 
 LEVELS = 4
+INITIAL_SHORTCUT = 0.5
 MIN_SHORTCUT = 1e-3  # smallest |shortcut|, so that a column can be undone
 NORM_EPS = 1e-6
 CACHED_VALUES = 2**18  # of a map, at a time, on a CPU: 4 MiB of hidden values in float32
@@ -157,7 +158,7 @@ class Column(nn.Module):
         if not first:
             self.sources = [(1, 3) if top_link else (1,), (2,), (3,), ()]
         for l in range(LEVELS):
-            self.register_parameter(f"alpha{l}", nn.Parameter(torch.full((1, channels[l], 1, 1), 0.5)))
+            self.register_parameter(f"alpha{l}", nn.Parameter(torch.full((1, channels[l], 1, 1), INITIAL_SHORTCUT)))
             self.add_module(f"level{l}", Level(channels, l, depths[l], kernel_size, self.sources[l]))
 
     @property
@@ -316,8 +317,22 @@ class RevCol(DenseBackbone):
         """Drop-path factors of one column in this forward, by level and block."""
         if not self.training or self.drop_path_rate == 0:
             return [[None] * depth for depth in self.depths]
-        rates = iter(torch.linspace(0, self.drop_path_rate, sum(self.depths)).tolist())
+        rates = iter(drop_path_rates(self.drop_path_rate, sum(self.depths)))
         return [[drop_path_scale(stem, next(rates)) for _ in range(depth)] for depth in self.depths]
+
+    def memory_modes(self) -> dict[str, dict[str, Any]]:
+        """Reversible with ``keep_every`` 1, 4, the present one, and the one that ``'auto'`` starts training with."""
+        start = [[torch.tensor([INITIAL_SHORTCUT])]] * self.num_columns
+        auto = largest_safe_run(start, start[0][0])
+        runs = {4, auto} | ({self.keep_every} if isinstance(self.keep_every, int) else set())
+        return {
+            "plain": dict(reversible=False),
+            "reversible": dict(reversible=True, keep_every=1),
+            **{
+                f"keep_every={k}" + (" ('auto')" if k == auto else ""): dict(reversible=True, keep_every=k)
+                for k in sorted(runs - {1})
+            },
+        }
 
     def stages(self) -> dict[str, list[Part]]:
         columns: dict[str, list[Part]] = {f"column{i}": [column] for i, column in enumerate(self.columns)}

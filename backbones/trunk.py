@@ -19,7 +19,16 @@ from torch import Tensor, nn
 
 from .base import Backbone, Part
 from .checkpoints.vit import adapt_vit_weights, published_vit_name
-from .layers import Attention, Mlp, drop_path_scale, padding, recompute, window_partition, window_unpartition
+from .layers import (
+    Attention,
+    Mlp,
+    drop_path_rates,
+    drop_path_scale,
+    padding,
+    recompute,
+    window_partition,
+    window_unpartition,
+)
 from .layers.pos_embed import resize_pos_embed, sincos_pos_embed
 
 NORM_EPS = 1e-6
@@ -225,7 +234,7 @@ class Trunk(Backbone):
 
     def drop_path_rates(self) -> list[float]:
         """Chance of dropping a branch, for each block: rising linearly from 0."""
-        return torch.linspace(0, self.drop_path_rate, self.depth).tolist()
+        return drop_path_rates(self.drop_path_rate, self.depth)
 
     # Forward
 
@@ -293,6 +302,9 @@ class Trunk(Backbone):
         return [(drop_path_scale(tokens, rate), drop_path_scale(tokens, rate)) for rate in self.drop_path_rates()]
 
     # The contract
+
+    def memory_modes(self) -> dict[str, dict[str, Any]]:
+        return {"plain": dict(with_cp=False), "with_cp": dict(with_cp=True)}
 
     def stages(self) -> dict[str, list[Part]]:
         tokens = [getattr(self, name) for name in (*self.token_names, "pos_embed")]

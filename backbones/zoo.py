@@ -9,14 +9,12 @@ from __future__ import annotations
 from fnmatch import fnmatch
 from typing import Any
 
-import torch
 import yaml
-from torch.overrides import TorchFunctionMode
-from torch.utils.flop_counter import FlopCounterMode
 
-from .config.lookup import import_host
+from .config.lookup import read_config
 from .config.shipped import config_folder
 from .families import installed_families
+from .info.model import backbone_parts, build_model, count_parameters
 
 OURS = "docs/RESULTS.md"  # the source of our own metrics
 
@@ -54,23 +52,11 @@ def measure(name: str, size: tuple[int, int]) -> tuple[int, int]:
         name: File name of a shipped config.
         size: Height and width of the image.
     """
-    from mmengine.config import Config
-    from mmengine.registry import MODELS, init_default_scope
-
-    cfg = Config.fromfile(config_folder() / name)
-    scope = cfg.get("default_scope", "mmengine")
-    import_host(scope)
-    init_default_scope(scope)
-    settings = cfg.model
-    if "data_preprocessor" in cfg and "data_preprocessor" not in settings:
-        settings = {**settings, "data_preprocessor": cfg.data_preprocessor}
-    with torch.device("meta"), MODELS.switch_scope_and_registry(scope) as registry:
-        model = registry.build(settings)
-    counter, mixed = FlopCounterMode(display=False), _MixedAttention()
-    with torch.no_grad(), counter, mixed:
-        model.backbone.eval()(torch.empty(1, 3, *size, device="meta"))
-    # the counter counts a multiplication and an addition as two
-    return sum(p.numel() for p in model.parameters()), counter.get_total_flops() // 2 + mixed.macs
+    model: Any = build_model(read_config(config_folder() / name))
+    parts, _ = backbone_parts(model.backbone, size)
+    counted = parts[-1].macs
+    assert counted is not None
+    return count_parameters(model), counted
 
 
 def check(model: dict[str, Any]) -> list[str]:
@@ -84,17 +70,3 @@ def check(model: dict[str, Any]) -> list[str]:
         for name, value in zip(("Parameters", "FLOPs"), got, strict=True)
         if stated.get(name) != value
     ]
-
-
-class _MixedAttention(TorchFunctionMode):
-    """Counts the products of attention that is mixed over the heads, an operator of this package."""
-
-    macs = 0
-
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if func is torch.ops.backbones.mixed_attention.default:
-            q, _, v, _, pre, *_ = args
-            batch, heads, tokens, width = q.shape
-            mixes = heads * (1 if pre is None else 2)
-            self.macs += batch * heads * tokens**2 * (width + v.shape[-1] + mixes)
-        return func(*args, **(kwargs or {}))

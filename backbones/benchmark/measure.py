@@ -1,8 +1,10 @@
 """Measures steps of a network, time in pairs and memory exactly, and formats the results."""
 
+import os
 import platform
 import statistics
 import time
+import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
@@ -22,13 +24,21 @@ Step = Callable[[], None]
 Points = Mapping[int, float]  # a size and its memory in MiB, sizes rising
 
 
-def training_step(net: Net, x: Tensor, parameters: Sequence[nn.Parameter], keep_grads: bool = False) -> Step:
+def training_step(
+    net: Net,
+    x: Tensor,
+    parameters: Sequence[nn.Parameter],
+    keep_grads: bool = False,
+    grads: Sequence[Tensor] | None = None,
+) -> Step:
     """One forward and backward of a linear function of the maps.
 
     Gradients are freed before the step, as by an optimizer, or with ``keep_grads`` allocated now and never freed.
+    Those of the maps are ``grads``, or drawn.
     """
-    with torch.no_grad():
-        grads = [torch.randn_like(f) for f in net(x)]
+    if grads is None:
+        with torch.no_grad():
+            grads = [torch.randn_like(f) for f in net(x)]
     for p in parameters:
         p.grad = torch.zeros_like(p) if keep_grads else None
 
@@ -60,8 +70,11 @@ def peak_mib(step: Step, device: torch.device) -> float:
         step()
         torch.cuda.synchronize()
         return (torch.cuda.max_memory_allocated() - before) / MIB
-    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as prof:
-        step()
+    os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # the profiler's library calls a missing GPU an error
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", ".*Profiler clears events")  # of an earlier profile; this one is new
+        with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as prof:
+            step()
     level = peak = 0
     events = [e for e in cast(Any, prof).profiler.kineto_results.events() if e.name() == "[memory]"]
     for event in sorted(events, key=lambda e: e.start_ns()):

@@ -6,13 +6,13 @@ from collections.abc import Iterator
 from typing import Any
 
 from mmengine.config import Config, DictAction
-from mmengine.registry import MODELS, RUNNERS, init_default_scope
+from mmengine.registry import MODELS, RUNNERS
 from mmengine.runner import Runner
 
 import backbones.engine.resumable  # noqa: F401  (registers classes that the config in a work dir names)
 from backbones.cli import _own_data
-from backbones.config.hosts import HOSTS, find_config
-from backbones.config.lookup import import_host, registered
+from backbones.config.hosts import find_config
+from backbones.config.lookup import read_config, registered
 from backbones.config.options import HELP as OPTIONS_HELP
 from backbones.config.options import merge_options
 from backbones.config.write import delta
@@ -45,17 +45,7 @@ def load_config(args: argparse.Namespace) -> Config:
     """
     path = find_config(args.config)
     os.environ.setdefault("LOCAL_RANK", str(args.local_rank))
-    try:
-        cfg = Config.fromfile(path)
-        scope = cfg.get("default_scope", "mmengine")
-        if scope in HOSTS:
-            import_host(scope)
-    except (FileNotFoundError, ImportError) as error:
-        reason: BaseException = error
-        while isinstance(reason.__context__, ImportError):  # mmengine lists sys.path instead of the missing module
-            reason = reason.__context__
-        raise UsageError(f"{args.config} cannot be read: {reason}") from error
-    init_default_scope(scope)
+    cfg = read_config(path)
     cfg.launcher = args.launcher
     if args.classes:
         cfg.merge_from_dict(delta(cfg, _own_data.changes(cfg, args)))

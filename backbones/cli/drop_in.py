@@ -9,11 +9,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from mmengine.config import Config, DictAction
-from mmengine.registry import init_default_scope
 
 from backbones.cli import _own_data
-from backbones.config.hosts import HOSTS, base_expression, find_config
-from backbones.config.lookup import import_host
+from backbones.config.hosts import base_expression, find_config
+from backbones.config.lookup import read_config
 from backbones.config.swap import BACKBONES, Change, swap_backbone
 from backbones.config.trial import try_model
 from backbones.config.write import delta, diff, render
@@ -88,15 +87,7 @@ def load_stock(name: str) -> Config:
             f"{name} is written in mmengine's pure-Python style, which cannot be the base of a config with strings. "
             "Take the config of the same name in the text style, or set backbone and in_channels in a copy by hand"
         )
-    try:
-        cfg = Config.fromfile(path)
-        scope = cfg.get("default_scope", "mmengine")
-        if scope in HOSTS:
-            import_host(scope)
-    except Exception as error:  # a config is a program
-        raise UsageError(f"{name} cannot be read: {error}") from error
-    init_default_scope(scope)
-    return cfg
+    return read_config(path)
 
 
 def write(args: argparse.Namespace, changes: Sequence[Change], cfg: Config) -> None:

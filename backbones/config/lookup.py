@@ -1,11 +1,16 @@
-"""Imports a host and finds the classes that a config names."""
+"""Reads a config, imports its host and finds the classes that it names."""
 
 import contextlib
 import importlib
 import io
+from pathlib import Path
 from typing import Any
 
-from mmengine.registry import Registry
+from mmengine.config import Config
+from mmengine.registry import Registry, init_default_scope
+
+from backbones.config.hosts import HOSTS
+from backbones.usage import UsageError
 
 
 def import_host(scope: str) -> None:
@@ -17,6 +22,26 @@ def import_host(scope: str) -> None:
     with contextlib.redirect_stdout(io.StringIO()):
         for module in ("models", "datasets"):
             importlib.import_module(f"{scope}.{module}")
+
+
+def read_config(path: Path) -> Config:
+    """Read a config, import its host and enter its default scope.
+
+    Raises:
+        UsageError: if the file or a base of it cannot be read, or its host is not installed.
+    """
+    try:
+        cfg = Config.fromfile(path)
+        scope = cfg.get("default_scope", "mmengine")
+        if scope in HOSTS:
+            import_host(scope)
+    except Exception as error:  # a config is a program
+        reason: BaseException = error
+        while isinstance(reason.__context__, ImportError):  # mmengine lists sys.path instead of the missing module
+            reason = reason.__context__
+        raise UsageError(f"{path} cannot be read: {reason}") from error
+    init_default_scope(scope)
+    return cfg
 
 
 def registered(root: Registry, kind: Any) -> Any:

@@ -74,8 +74,8 @@ def _check_coco_classes(datasets: list[dict]) -> None:
     ignored = [name for name in names if name not in classes]
     if lacking := [name for name in classes if name not in names]:
         raise UsageError(
-            f"{smallest} has the categories {_listed(names)}, but not the config's {_listed(lacking)}. To train those of "
-            "the data: --data-root DIR --classes auto; the config of the sample data set is "
+            f"{smallest} has the categories {_listed(names)}, but not the config's {_listed(lacking)}. To train those "
+            "of the data: --data-root DIR --classes auto; the config of the sample data set is "
             "densebackbones::revcol_maskrcnn_sample.py"
         )
     if ignored:

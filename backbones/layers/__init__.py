@@ -2,7 +2,7 @@
 
 from .attention import Attention
 from .channels_last import ChannelsLastConv2d
-from .drop_path import drop_path_scale
+from .drop_path import drop_path_rates, drop_path_scale
 from .linear import Linear, linear
 from .mlp import Mlp
 from .norm import LayerNorm2d
@@ -16,6 +16,7 @@ __all__ = [
     "LayerNorm2d",
     "Linear",
     "Mlp",
+    "drop_path_rates",
     "drop_path_scale",
     "linear",
     "padding",

@@ -4,6 +4,11 @@ import torch
 from torch import Tensor
 
 
+def drop_path_rates(largest: float, count: int) -> list[float]:
+    """Chances of dropping each of ``count`` branches, rising linearly from 0 to ``largest``."""
+    return [largest * i / max(count - 1, 1) for i in range(count)]
+
+
 def drop_path_scale(x: Tensor, rate: float) -> Tensor:
     """Samples the drop-path mask: 0 for a dropped branch, 1 / (1 - rate) for a kept one.
 
