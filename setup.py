@@ -11,10 +11,12 @@ ROOT = Path(__file__).parent.resolve()
 FAMILIES = runpy.run_path(str(ROOT / "backbones" / "families.py"))  # the package itself imports mmengine
 EXTRAS = {
     "data": ["supervision"],  # Pascal VOC and YOLO labels
+    "predict": ["sahi"],  # --tile
+    "demo": ["gradio"],  # --serve
 }
 DEV = [
     *(name for names in EXTRAS.values() for name in names),
-    *("build", "matplotlib", "pyright", "pytest", "pytest-xdist", "ruff", "timm"),
+    *("build", "matplotlib", "playwright", "pyright", "pytest", "pytest-xdist", "ruff", "timm"),
     *("mkdocs<2", "mkdocs-material", "mkdocstrings-python"),
 ]
 

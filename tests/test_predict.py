@@ -1,7 +1,12 @@
 """``predict``: the boxes of ``test``, files that other tools read, videos, tiles, and skipped inputs."""
 
+import contextlib
 import json
 import pickle
+import shutil
+import socket
+import subprocess
+import time
 from pathlib import Path
 
 import cv2
@@ -11,7 +16,7 @@ import torch
 from mmengine.config import Config
 from mmengine.registry import init_default_scope
 from pycocotools.coco import COCO
-from tool_runs import verb
+from tool_runs import command, environment, verb
 
 from backbones import cli
 from backbones.config.hosts import find_config
@@ -164,3 +169,33 @@ def test_wrong_arguments_are_refused(fail, tmp_path):
     assert "--batch-size is 0" in fail("predict", *given, "--batch-size", 0)
     assert "--overlap is 1.0; it must lie in [0, 1)" in fail("predict", *given, "--overlap", 1)
     assert "--tile is for detectors" in fail("predict", "densebackbones::revcol_flowers.py", *given[1:], "--tile", 64)
+
+
+@pytest.mark.slow
+def test_page_shows_the_prediction_of_a_dropped_image(detector, sample):
+    chromium = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+    if chromium is None:
+        pytest.skip("there is no browser on this machine")
+    from playwright.sync_api import sync_playwright
+
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    served = subprocess.Popen(command("predict", DETECTOR, detector, "--serve", "--port", port), env=environment())
+    try:
+        with sync_playwright() as playwright:
+            browser = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
+            page = browser.new_page()
+            for _ in range(120):
+                with contextlib.suppress(Exception):  # until the server is there
+                    page.goto(f"http://127.0.0.1:{port}")
+                    break
+                time.sleep(1)
+            page.locator("input[type=file]").first.set_input_files(next((sample / "val2017").iterdir()))
+            page.get_by_role("button", name="Submit").click()
+            shown = page.wait_for_selector('img[src$="image.jpeg"]', timeout=60_000)
+            assert shown.evaluate("image => [image.naturalWidth, image.naturalHeight]") == [160, 160]
+            browser.close()
+    finally:
+        served.terminate()
+        served.wait(30)
