@@ -3,6 +3,7 @@
 import contextlib
 import json
 import pickle
+import re
 import shutil
 import socket
 import subprocess
@@ -16,7 +17,7 @@ import torch
 from mmengine.config import Config
 from mmengine.registry import init_default_scope
 from pycocotools.coco import COCO
-from tool_runs import command, environment, verb
+from tool_runs import ROOT, command, environment, verb
 
 from backbones import cli
 from backbones.config.hosts import find_config
@@ -150,6 +151,19 @@ def test_segmentor_and_classifier(config, sample, tmp_path):
             assert len(scores) == 5
             assert scores == sorted(scores, reverse=True)
             assert sum(scores) == pytest.approx(1, abs=1e-5)
+
+
+@pytest.mark.slow
+def test_commands_of_the_page_run(detector, sample, tmp_path):
+    page = (ROOT / "docs" / "learn" / "predict.md").read_text()
+    images = sorted((sample / "val2017").iterdir())
+    places = {"CONFIG": DETECTOR, "CHECKPOINT": detector, "photos/": images[0].parent, "aerial.tif": images[0]}
+    commands = [line.split() for line in re.findall(r"^densebackbones predict (.+)$", page, flags=re.MULTILINE)]
+    assert ["CONFIG", "CHECKPOINT", "--serve"] in commands  # below, in a browser
+    for number, words in enumerate(words for words in commands if "--serve" not in words):
+        places["predictions"] = tmp_path / str(number)
+        verb("predict", *[places.get(word, word) for word in words])
+        assert (tmp_path / str(number) / "predictions.json").is_file()
 
 
 def test_inputs_are_files_folders_and_patterns(sample, tmp_path):
