@@ -283,7 +283,7 @@ class Trunk(Backbone):
         tokens = rearrange(patches, "b c h w -> b (h w) c")
         if self.token_names:
             prefix = torch.cat([getattr(self, name) for name in self.token_names], dim=1)
-            tokens = torch.cat([prefix.expand(len(tokens), -1, -1), tokens], dim=1)
+            tokens = torch.cat([prefix.expand(tokens.shape[0], -1, -1), tokens], dim=1)
         return tokens.contiguous() + resize_pos_embed(self.pos_embed, len(self.token_names), self.pos_grid, grid)
 
     def _draw_drop_path(self, tokens: Tensor) -> list[Scales]:

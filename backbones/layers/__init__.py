@@ -3,6 +3,7 @@
 from .attention import Attention
 from .channels_last import ChannelsLastConv2d
 from .drop_path import drop_path_scale
+from .exporting import crop, exporting
 from .linear import Linear, linear
 from .mlp import Mlp
 from .norm import LayerNorm2d
@@ -16,7 +17,9 @@ __all__ = [
     "LayerNorm2d",
     "Linear",
     "Mlp",
+    "crop",
     "drop_path_scale",
+    "exporting",
     "linear",
     "padding",
     "re_attention",
