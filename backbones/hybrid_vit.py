@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from .base import Part
 from .dense_transformer import DenseTransformer
+from .layers import padding
 from .pyramid import Pyramid
 from .trunk import Trunk
 
@@ -35,7 +36,7 @@ def pad_same(x: Tensor, kernel_size: int, stride: int, value: float = 0.0) -> Te
     """
     if kernel_size == 1:
         return x
-    totals = [(-(-n // stride) - 1) * stride + kernel_size - n for n in x.shape[2:]]
+    totals = [kernel_size - stride + padding(n, stride) for n in x.shape[2:]]
     top, left = (total // 2 for total in totals)
     return F.pad(x, (left, totals[1] - left, top, totals[0] - top), value=value)
 

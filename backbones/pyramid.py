@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from mmengine.registry import MODELS
 from torch import Tensor, nn
 
-from .layers import LayerNorm2d, exporting, padding
+from .layers import LayerNorm2d, ceil_div, exporting, padding
 
 MODELS.register_module(module=LayerNorm2d)  # norm_cfg=dict(type="LayerNorm2d") of ViTDet's heads
 
@@ -164,7 +164,7 @@ def to_stride(x: Tensor, stride: int, wanted: int, size: tuple[int, int]) -> Ten
         return x
     ys, xs = (
         # centres of the new cells, in [-1, 1] over the extent of the old ones
-        (2 * torch.arange(-(-pixels // wanted), device=x.device, dtype=torch.float32) + 1) * wanted / (cells * stride)
+        (2 * torch.arange(ceil_div(pixels, wanted), device=x.device, dtype=torch.float32) + 1) * wanted / (cells * stride)
         - 1
         for pixels, cells in zip(size, x.shape[2:], strict=True)
     )

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from .base import Backbone, Part
 from .checkpoints.vit import adapt_vit_weights, published_vit_name
-from .layers import Attention, Mlp, drop_path_scale, padding, recompute, window_partition, window_unpartition
+from .layers import Attention, Mlp, ceil_div, drop_path_scale, padding, recompute, window_partition, window_unpartition
 from .layers.pos_embed import resize_pos_embed, sincos_pos_embed
 
 NORM_EPS = 1e-6
@@ -371,4 +371,4 @@ def _pair(size: int | Sequence[int]) -> tuple[int, int]:
 
 
 def _grid(size: tuple[int, int], stride: int) -> tuple[int, int]:
-    return -(-size[0] // stride), -(-size[1] // stride)
+    return ceil_div(size[0], stride), ceil_div(size[1], stride)

@@ -9,7 +9,7 @@ from .mlp import Mlp
 from .norm import LayerNorm2d
 from .recompute import recompute
 from .score_maps import re_attention, talking_heads
-from .windows import padding, window_partition, window_unpartition
+from .windows import ceil_div, padding, window_partition, window_unpartition
 
 __all__ = [
     "Attention",
@@ -17,6 +17,7 @@ __all__ = [
     "LayerNorm2d",
     "Linear",
     "Mlp",
+    "ceil_div",
     "crop",
     "drop_path_scale",
     "exporting",

@@ -112,9 +112,9 @@ def fold_bias(q: Tensor, k: Tensor, scale: float, bias: Bias | None) -> tuple[Te
     if bias is None:
         return q, k
     rows, columns = (b.shape[-1] for b in bias)
-    row = torch.eye(rows, dtype=k.dtype, device=k.device).repeat_interleave(columns, 0)  # (N, rows)
-    column = torch.eye(columns, dtype=k.dtype, device=k.device).repeat(rows, 1)  # (N, columns)
-    picks = torch.cat([row, column], dim=-1).expand(*k.shape[:2], -1, -1)
+    row = torch.eye(rows, dtype=k.dtype, device=k.device)[:, None].expand(-1, columns, -1)  # (rows, columns, rows)
+    column = torch.eye(columns, dtype=k.dtype, device=k.device).expand(rows, -1, -1)  # (rows, columns, columns)
+    picks = torch.cat([row, column], dim=-1).flatten(0, 1).expand(*k.shape[:2], -1, -1)  # (B, h, N, rows + columns)
     return torch.cat([q, *(b.to(q.dtype) / scale for b in bias)], dim=-1), torch.cat([k, picks], dim=-1)
 
 

@@ -9,9 +9,14 @@ from torch import Tensor
 from .exporting import crop
 
 
+def ceil_div(length: int, divisor: int) -> int:
+    """Quotient rounded up; ``-(-length // divisor)`` is beyond ONNX, which rounds quotients towards zero."""
+    return (length + divisor - 1) // divisor
+
+
 def padding(length: int, multiple: int) -> int:
-    """Length to add for the next multiple; unlike ``-length % multiple`` also of the compiler's symbolic sizes."""
-    return -(-length // multiple) * multiple - length
+    """Length to add for the next multiple. ``-length % multiple`` is beyond TorchInductor's symbolic sizes."""
+    return ceil_div(length, multiple) * multiple - length
 
 
 def window_partition(x: Tensor, grid: tuple[int, int], size: int) -> Tensor:
