@@ -9,6 +9,7 @@ from mmengine.model import revert_sync_batchnorm
 from torch import Tensor, nn
 
 from backbones.base import DenseBackbone
+from backbones.layers import padding
 from backbones.usage import UsageError, command
 
 DETECTOR_OUTPUTS = ("class_scores", "boxes", "centerness")  # in the order of mmdet's dense heads
@@ -25,6 +26,8 @@ class Network(nn.Module):
         names: Names of the outputs.
         channels: Channels of each output.
         segments: Whether it is a segmentor.
+        multiple: Images are padded with zeros, at the bottom and the right, to multiples of it: 32 for models that take
+            no others, else 1.
 
     Raises:
         UsageError: for a model whose outputs are not tensors of fixed meaning, with the reason.
@@ -38,12 +41,20 @@ class Network(nn.Module):
         self.segments = hasattr(model, "decode_head")
         replace_adaptive_pools(self.model)
         self.eval()
+        self.multiple = 1
         with torch.no_grad():
             outputs = self.run(torch.zeros(1, 3, 224, 224))
+            try:
+                self.run(torch.zeros(1, 3, 203, 181))
+            except RuntimeError:  # necks that enlarge maps by 2 and join them, such as RTMDet's
+                self.multiple = 32
         self.names = output_names(model, outputs)
         self.channels = [tensor.shape[1] for group in outputs for tensor in group]
 
     def forward(self, images: Tensor) -> tuple[Tensor, ...]:
+        if self.multiple > 1:
+            bottom, right = (padding(side, self.multiple) for side in images.shape[2:])
+            images = F.pad(images, (0, right, 0, bottom))
         return tuple(tensor for group in self.run(images) for tensor in group)
 
     def run(self, images: Tensor) -> list[Sequence[Tensor]]:
