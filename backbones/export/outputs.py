@@ -40,7 +40,7 @@ class Network(nn.Module):
         self.backbone: Any = model if isinstance(model, DenseBackbone) else model.backbone
         self.segments = hasattr(model, "decode_head")
         replace_adaptive_pools(self.model)
-        self.eval()
+        self.eval().requires_grad_(False)
         self.multiple = 1
         with torch.no_grad():
             outputs = self.run(torch.zeros(1, 3, 224, 224))
