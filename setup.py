@@ -39,6 +39,7 @@ setup(
     extras_require={
         **{family: list(pins) for family, pins in FAMILIES["REQUIREMENTS"].items()},
         "dev": DEV,
+        "export": ["onnx", "onnxruntime", "onnxscript"],
     },
     cmdclass={"build_py": BuildWithConfigs},
 )

@@ -164,7 +164,9 @@ def to_stride(x: Tensor, stride: int, wanted: int, size: tuple[int, int]) -> Ten
         return x
     ys, xs = (
         # centres of the new cells, in [-1, 1] over the extent of the old ones
-        (2 * torch.arange(ceil_div(pixels, wanted), device=x.device, dtype=torch.float32) + 1) * wanted / (cells * stride)
+        (2 * torch.arange(ceil_div(pixels, wanted), device=x.device, dtype=torch.float32) + 1)
+        * wanted
+        / (cells * stride)
         - 1
         for pixels, cells in zip(size, x.shape[2:], strict=True)
     )

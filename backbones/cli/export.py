@@ -71,7 +71,9 @@ def main(args: argparse.Namespace) -> None:
         print("comparing it with PyTorch", flush=True)
         error = largest_error(network, kind.load(file))
         if error > BOUND:
-            raise UsageError(f"its outputs differ from PyTorch's by {error:.1e} of the largest value, more than {BOUND}")
+            raise UsageError(
+                f"its outputs differ from PyTorch's by {error:.1e} of the largest value, more than {BOUND}"
+            )
     except BaseException as problem:
         for written in file.parent.glob(f"{file.name}*"):  # and FILE.data, of large models
             written.unlink()
@@ -126,5 +128,7 @@ def build_backbone(args: argparse.Namespace) -> Any:
     except (TypeError, ValueError, FileNotFoundError, CheckpointError) as error:
         raise UsageError(f"{args.model}: {error}") from error
     if report and report.missing:
-        note(f"{args.checkpoint} lacks {len(report.missing)} weights, which are random: {', '.join(report.missing[:4])}")
+        note(
+            f"{args.checkpoint} lacks {len(report.missing)} weights, which are random: {', '.join(report.missing[:4])}"
+        )
     return backbone
