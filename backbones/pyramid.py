@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from mmengine.registry import MODELS
 from torch import Tensor, nn
 
-from .layers import LayerNorm2d, ceil_div, exporting, padding
+from .layers import LayerNorm2d, ceil_div, crop, exporting, padding
 
 MODELS.register_module(module=LayerNorm2d)  # norm_cfg=dict(type="LayerNorm2d") of ViTDet's heads
 
@@ -120,7 +120,7 @@ class SimpleFeaturePyramid(Pyramid):
         made = sorted({min(i, 3) for i in indices})
         feats = dict(zip(made, super().forward([x] * len(made), made), strict=True))
         # Contiguous, since as a neck its maps go straight to RoIAlign, which reads the memory as NCHW.
-        return tuple((F.max_pool2d(feats[3], 1, stride=2) if i == 4 else feats[i]).contiguous() for i in indices)
+        return tuple((_every_second(feats[3]) if i == 4 else feats[i]).contiguous() for i in indices)
 
 
 class ConvNorm(nn.Conv2d):
@@ -136,6 +136,10 @@ class ConvNorm(nn.Conv2d):
 
 def _double(in_channels: int, out_channels: int) -> nn.Module:
     return nn.ConvTranspose2d(in_channels, out_channels, kernel_size=2, stride=2)
+
+
+def _every_second(x: Tensor) -> Tensor:
+    return crop(x, 2, (x.shape[2], x.shape[3]), step=2)
 
 
 class _Half(nn.Module):

@@ -5,7 +5,8 @@
 - The backbones (``base``, ``trunk``, ``pyramid``, the family files), ``checkpoints``, ``engine`` and ``registry``
   import no host and nothing of the rooms below.
 - ``classification`` may import mmpretrain, but none of the rooms below.
-- ``config``, ``datasets``, ``pictures``, ``benchmark``, ``export`` and ``zoo`` may import hosts and each other, but not ``cli``.
+- ``config``, ``datasets``, ``pictures``, ``benchmark``, ``export`` and ``zoo`` may import hosts and each other, but not
+  ``cli``.
 - Only ``cli`` may import everything.
 
 So a missing host never breaks ``import backbones``.

@@ -8,7 +8,7 @@ The file takes images of any number, height and width, from 32 pixels, and runs 
 
 A config gives a classifier (logits), a segmentor (logits of each pixel), or a single-stage detector such as RetinaNet,
 FCOS or RTMDet (class scores and boxes of each level as the head predicts them, before decoding and NMS). A class alone
-gives its maps, by default with its first preset. Two-stage and query-based detectors are no fixed graph and are refused.
+gives its maps, by default with its first preset. Two-stage and query-based detectors are refused with the reason.
 
 Each file is compared with PyTorch at three sizes; one that differs by more than 1e-4 of the largest value is removed.
 It carries class names, mean, std, channel order, strides and channels as metadata.

@@ -27,7 +27,7 @@ def trace(network: Network) -> Any:
             f"PyTorch {torch.__version__} cannot export with free image sizes; use 2.12, as in the environment of "
             "pip install 'densebackbones[onedl,export]', which reads the same checkpoints"
         )
-    free = {dimension: torch.export.Dim.DYNAMIC for dimension in FREE}
+    free = dict.fromkeys(FREE, torch.export.Dim.DYNAMIC)
     try:
         with torch.no_grad():
             return torch.export.export(network, (torch.zeros(TRACED),), dynamic_shapes=(free,), strict=False)

@@ -1,6 +1,7 @@
 """Programs of ``torch.export``: PyTorch runs them without this package and the hosts."""
 
 import json
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -20,4 +21,6 @@ def save(program: Any, file: Path, names: list[str], metadata: Mapping[str, Any]
 
 def load(file: Path) -> Runner:
     """Images to outputs."""
-    return torch.export.load(file).module()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # PyTorch's reader, to itself
+        return torch.export.load(file).module()

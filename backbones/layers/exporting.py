@@ -10,11 +10,14 @@ def exporting() -> bool:
     return flag is not None and flag()
 
 
-def crop(x: Tensor, dim: int, size: tuple[int, int]) -> Tensor:
-    """The first ``size`` rows and columns of ``x``, which are its dimensions ``dim`` and ``dim + 1``.
+def crop(x: Tensor, dim: int, size: tuple[int, int], step: int = 1) -> Tensor:
+    """Every ``step``-th of the first ``size`` rows and columns of ``x``, which are its dimensions ``dim`` and ``dim + 1``.
 
     An export gathers them: the strides of a slice depend on comparisons of sizes that it does not know.
     """
     for i, length in enumerate(size, start=dim):
-        x = x.index_select(i, torch.arange(length, device=x.device)) if exporting() else x.narrow(i, 0, length)
+        if exporting():
+            x = x.index_select(i, torch.arange(0, length, step, device=x.device))
+        else:
+            x = x[(slice(None),) * i + (slice(0, length, step),)]
     return x
