@@ -11,7 +11,7 @@ def exporting() -> bool:
 
 
 def crop(x: Tensor, dim: int, size: tuple[int, int], step: int = 1) -> Tensor:
-    """Every ``step``-th of the first ``size`` rows and columns of ``x``, which are its dimensions ``dim`` and ``dim + 1``.
+    """Every ``step``-th of the first ``size`` rows and columns of ``x``, its dimensions ``dim`` and ``dim + 1``.
 
     An export gathers them: the strides of a slice depend on comparisons of sizes that it does not know.
     """
