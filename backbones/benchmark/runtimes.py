@@ -36,9 +36,9 @@ def beside_onnxruntime(name: str, net: DenseBackbone, x: Tensor, repeats: int) -
     return [
         f"### {name} beside onnxruntime",
         "",
-        f"{images(x)}, float32, on the CPU; compiled by `backbones.engine.compile_inference`, exported by `densebackbones "
-        f"export`. Median seconds, and how many times as fast as onnxruntime, median of {repeats} pairs (smallest to "
-        "largest).",
+        f"{images(x)}, float32, on the CPU; compiled by `backbones.engine.compile_inference`, exported by "
+        f"`densebackbones export`. Median seconds, and how many times as fast as onnxruntime, median of {repeats} pairs "
+        "(smallest to largest).",
         "",
         *table(("way", "seconds", "times as fast"), rows),
     ]

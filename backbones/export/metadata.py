@@ -65,8 +65,8 @@ def class_names(cfg: Config | None, checkpoint: dict[str, Any]) -> list[str]:
         dataset = ((cfg or {}).get(loader) or {}).get("dataset") or {}
         while "dataset" in dataset:  # a wrapper
             dataset = dataset["dataset"]
-        own = (dataset.get("metainfo") or {}).get("classes")
-        known = getattr(registered(DATASETS, dataset.get("type")), "METAINFO", {}).get("classes")
-        if own or known:
-            return list(own or known)
+        known = getattr(registered(DATASETS, dataset.get("type")), "METAINFO", {})
+        names = (dataset.get("metainfo") or {}).get("classes") or known.get("classes")
+        if names:
+            return list(names)
     return []

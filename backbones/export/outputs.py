@@ -1,6 +1,5 @@
 """A model as a network from images to named tensors, without data samples, losses and decoding."""
 
-from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -36,7 +35,7 @@ class Network(nn.Module):
     def __init__(self, model: Any) -> None:
         super().__init__()
         check_supported(model)
-        self.model = revert_sync_batchnorm(model)
+        self.model: Any = revert_sync_batchnorm(model)
         self.backbone: Any = model if isinstance(model, DenseBackbone) else model.backbone
         self.segments = hasattr(model, "decode_head")
         replace_adaptive_pools(self.model)
@@ -57,7 +56,7 @@ class Network(nn.Module):
             images = F.pad(images, (0, right, 0, bottom))
         return tuple(tensor for group in self.run(images) for tensor in group)
 
-    def run(self, images: Tensor) -> list[Sequence[Tensor]]:
+    def run(self, images: Tensor) -> list[Any]:
         """The outputs in groups: the levels of each kind of map."""
         if isinstance(self.model, DenseBackbone):
             return [self.model(images)]
@@ -94,7 +93,7 @@ def check_supported(model: Any) -> None:
         )
 
 
-def output_names(model: Any, outputs: list[Sequence[Tensor]]) -> list[str]:
+def output_names(model: Any, outputs: list[Any]) -> list[str]:
     """One name for each tensor of ``Network``: ``logits``, ``level0``, ``class_scores0``, ..."""
     tensors = [tensor for group in outputs for tensor in group]
     if not all(isinstance(tensor, Tensor) for tensor in tensors):
@@ -131,10 +130,11 @@ def means(n: int, length: int, like: Tensor) -> Tensor:
 
 
 def replace_adaptive_pools(model: nn.Module) -> None:
-    """Put ``AdaptiveMean`` in the place of every adaptive pool, in place."""
+    """Put ``AdaptiveMean`` in the place of every adaptive pool with more than one value, in place."""
     for module in list(model.modules()):
         for name, child in module.named_children():
             if isinstance(child, nn.AdaptiveAvgPool2d):
-                size = child.output_size
-                pair = (size, size) if isinstance(size, int) else tuple(size)
-                setattr(module, name, AdaptiveMean(pair))  # type: ignore[arg-type]
+                size: Any = child.output_size
+                rows, columns = (size, size) if isinstance(size, int) else size
+                if (rows, columns) != (1, 1):  # the mean of the map, which ONNX has
+                    setattr(module, name, AdaptiveMean((rows, columns)))
