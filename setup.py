@@ -9,7 +9,9 @@ from setuptools.command.build_py import build_py
 
 ROOT = Path(__file__).parent.resolve()
 FAMILIES = runpy.run_path(str(ROOT / "backbones" / "families.py"))  # the package itself imports mmengine
+EXPORT = ["onnx", "onnxruntime", "onnxscript"]
 DEV = [
+    *EXPORT,
     *("build", "matplotlib", "pyright", "pytest", "pytest-xdist", "ruff", "timm"),
     *("mkdocs<2", "mkdocs-material", "mkdocstrings-python"),
 ]
@@ -39,7 +41,7 @@ setup(
     extras_require={
         **{family: list(pins) for family, pins in FAMILIES["REQUIREMENTS"].items()},
         "dev": DEV,
-        "export": ["onnx", "onnxruntime", "onnxscript"],
+        "export": EXPORT,
     },
     cmdclass={"build_py": BuildWithConfigs},
 )

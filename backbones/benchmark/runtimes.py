@@ -37,8 +37,8 @@ def beside_onnxruntime(name: str, net: DenseBackbone, x: Tensor, repeats: int) -
         f"### {name} beside onnxruntime",
         "",
         f"{images(x)}, float32, on the CPU; compiled by `backbones.engine.compile_inference`, exported by "
-        f"`densebackbones export`. Median seconds, and how many times as fast as onnxruntime, median of {repeats} pairs "
-        "(smallest to largest).",
+        f"`densebackbones export`. Median seconds, and how many times as fast as onnxruntime, median of {repeats} "
+        "pairs (smallest to largest).",
         "",
         *table(("way", "seconds", "times as fast"), rows),
     ]
