@@ -13,6 +13,7 @@ EXTRAS = {
     "data": ["supervision"],  # Pascal VOC and YOLO labels
     "predict": ["sahi"],  # --tile
     "demo": ["gradio"],  # --serve
+    "export": ["onnx", "onnxruntime", "onnxscript"],
 }
 DEV = [
     *(name for names in EXTRAS.values() for name in names),

@@ -9,6 +9,7 @@ from mmengine.registry import MODELS
 from torch import Tensor, nn
 
 from .base import DenseBackbone
+from .layers import ceil_div, crop
 from .pyramid import Pyramid, tap_pyramid, to_stride
 from .trunk import Trunk
 
@@ -90,7 +91,7 @@ class DenseTransformer(DenseBackbone, Trunk):
         feats = self.pyramid([maps[name] for name in sources], self.out_indices)
         # Contiguous, since RoIAlign and other mmcv operators read the memory as NCHW and ignore strides.
         return tuple(
-            feat[:, :, : -(-size[0] // stride), : -(-size[1] // stride)].contiguous()
+            crop(feat, 2, (ceil_div(size[0], stride), ceil_div(size[1], stride))).contiguous()
             for feat, stride in zip(feats, self.strides, strict=True)
         )
 

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from .base import Part
 from .dense_transformer import DenseTransformer
+from .layers import padding
 from .pyramid import Pyramid
 from .trunk import Trunk
 
@@ -33,9 +34,9 @@ def pad_same(x: Tensor, kernel_size: int, stride: int, value: float = 0.0) -> Te
     Bottom and right get the odd pixel, as in TensorFlow and JAX. For even lengths a symmetric padding would shift the
     map by a pixel.
     """
-    totals = [max((-(-n // stride) - 1) * stride + kernel_size - n, 0) for n in x.shape[2:]]
-    if not any(totals):
+    if kernel_size == 1:
         return x
+    totals = [kernel_size - stride + padding(n, stride) for n in x.shape[2:]]
     top, left = (total // 2 for total in totals)
     return F.pad(x, (left, totals[1] - left, top, totals[0] - top), value=value)
 

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from mmengine.registry import MODELS
 from torch import Tensor, nn
 
-from .layers import LayerNorm2d
+from .layers import LayerNorm2d, ceil_div, crop, exporting, padding
 
 MODELS.register_module(module=LayerNorm2d)  # norm_cfg=dict(type="LayerNorm2d") of ViTDet's heads
 
@@ -60,7 +60,7 @@ def tap_pyramid(width: int) -> Pyramid:
         "fpn1": nn.Sequential(_double(width, width), nn.BatchNorm2d(width), nn.GELU(), _double(width, width)),
         "fpn2": nn.Sequential(_double(width, width)),
         "fpn3": nn.Identity(),
-        "fpn4": _half(),
+        "fpn4": _Half(),
     }
     return Pyramid(levels, channels=[width] * 4, strides=(4, 8, 16, 32))
 
@@ -100,7 +100,7 @@ class SimpleFeaturePyramid(Pyramid):
             ([_double(in_channels, half), LayerNorm2d(half), nn.GELU(), _double(half, quarter)], quarter),
             ([_double(in_channels, half)], half),
             ([], in_channels),
-            ([_half()], in_channels),
+            ([_Half()], in_channels),
         ]
         levels: dict[str, nn.Module] = {
             f"simfp_{i}": nn.Sequential(
@@ -120,7 +120,7 @@ class SimpleFeaturePyramid(Pyramid):
         made = sorted({min(i, 3) for i in indices})
         feats = dict(zip(made, super().forward([x] * len(made), made), strict=True))
         # Contiguous, since as a neck its maps go straight to RoIAlign, which reads the memory as NCHW.
-        return tuple((F.max_pool2d(feats[3], 1, stride=2) if i == 4 else feats[i]).contiguous() for i in indices)
+        return tuple((_every_second(feats[3]) if i == 4 else feats[i]).contiguous() for i in indices)
 
 
 class ConvNorm(nn.Conv2d):
@@ -138,8 +138,18 @@ def _double(in_channels: int, out_channels: int) -> nn.Module:
     return nn.ConvTranspose2d(in_channels, out_channels, kernel_size=2, stride=2)
 
 
-def _half() -> nn.Module:
-    return nn.MaxPool2d(kernel_size=2, stride=2, ceil_mode=True)  # ceil, so that odd grids keep their last row
+def _every_second(x: Tensor) -> Tensor:
+    return crop(x, 2, (x.shape[2], x.shape[3]), step=2)
+
+
+class _Half(nn.Module):
+    """Maxima of 2 x 2 cells; odd grids keep their last row and column."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        if exporting():  # whose symbols know no rounding up
+            rows, columns = (padding(n, 2) for n in x.shape[2:])
+            return F.max_pool2d(F.pad(x, (0, columns, 0, rows), value=float("-inf")), 2)
+        return F.max_pool2d(x, 2, ceil_mode=True)
 
 
 def to_stride(x: Tensor, stride: int, wanted: int, size: tuple[int, int]) -> Tensor:
@@ -158,7 +168,9 @@ def to_stride(x: Tensor, stride: int, wanted: int, size: tuple[int, int]) -> Ten
         return x
     ys, xs = (
         # centres of the new cells, in [-1, 1] over the extent of the old ones
-        (2 * torch.arange(-(-pixels // wanted), device=x.device, dtype=torch.float32) + 1) * wanted / (cells * stride)
+        (2 * torch.arange(ceil_div(pixels, wanted), device=x.device, dtype=torch.float32) + 1)
+        * wanted
+        / (cells * stride)
         - 1
         for pixels, cells in zip(size, x.shape[2:], strict=True)
     )

@@ -22,6 +22,7 @@ from .checkpoints.vit import adapt_vit_weights, published_vit_name
 from .layers import (
     Attention,
     Mlp,
+    ceil_div,
     drop_path_rates,
     drop_path_scale,
     padding,
@@ -292,7 +293,7 @@ class Trunk(Backbone):
         tokens = rearrange(patches, "b c h w -> b (h w) c")
         if self.token_names:
             prefix = torch.cat([getattr(self, name) for name in self.token_names], dim=1)
-            tokens = torch.cat([prefix.expand(len(tokens), -1, -1), tokens], dim=1)
+            tokens = torch.cat([prefix.expand(tokens.shape[0], -1, -1), tokens], dim=1)
         return tokens.contiguous() + resize_pos_embed(self.pos_embed, len(self.token_names), self.pos_grid, grid)
 
     def _draw_drop_path(self, tokens: Tensor) -> list[Scales]:
@@ -383,4 +384,4 @@ def _pair(size: int | Sequence[int]) -> tuple[int, int]:
 
 
 def _grid(size: tuple[int, int], stride: int) -> tuple[int, int]:
-    return -(-size[0] // stride), -(-size[1] // stride)
+    return ceil_div(size[0], stride), ceil_div(size[1], stride)

@@ -22,6 +22,7 @@ from backbones.benchmark.measure import (
     table,
     training_step,
 )
+from backbones.benchmark.runtimes import beside_onnxruntime
 from backbones.engine import compile_inference
 from backbones.layers import linear
 
@@ -35,7 +36,12 @@ def measure(args: argparse.Namespace, device: torch.device) -> list[str]:
     """Lines of the section."""
     x = torch.randn(args.batch, 3, args.size, args.size, device=device)
     # Speed first: inference as in a fresh process, whose allocator no training has warmed up.
-    parts = [part(args, device, x) for part in (speed, linear_speed, memory)]
+    parts = [
+        speed(args, device, x),
+        beside_onnxruntime("RevCol-T", RevCol("tiny").eval(), x.cpu(), args.repeats),
+        linear_speed(args, device, x),
+        memory(args, device, x),
+    ]
     return [line for part in parts for line in [*part, ""]]
 
 

@@ -26,6 +26,7 @@ from backbones.benchmark.measure import (
     table,
     training_step,
 )
+from backbones.benchmark.runtimes import beside_onnxruntime
 from backbones.cait import TalkingHeadAttention
 from backbones.deepvit import ReAttention
 from backbones.dense_transformer import DenseTransformer
@@ -43,6 +44,7 @@ MODELS: dict[str, tuple[type[DenseTransformer], str | dict[str, Any], str | None
     "DeiT-S distilled": (DeiT, "small", "deit_small_distilled_patch16_224"),
     "R26+ViT-S/32": (HybridViT, "r26-small-32", "vit_small_r26_s32_224"),
 }
+BESIDE_ONNXRUNTIME = ("ViT-B",)  # of COMPILED
 COMPILED: dict[str, tuple[type[DenseTransformer], str | dict[str, Any]]] = {
     "ViT-B": (PlainViT, "base"),
     **{model: MODELS[model][:2] for model in ("CaiT-S24", "DeepViT-S")},
@@ -60,6 +62,7 @@ def measure(args: argparse.Namespace, device: torch.device) -> list[str]:
     parts = [
         evaluation(args, device, x),
         compiled(args, device, x),
+        *beside(args, x.cpu()),
         training(args, device, x, large),
         memory(args, device, large),
     ]
@@ -216,6 +219,15 @@ def compiled(args: argparse.Namespace, device: torch.device, x: Tensor) -> list[
         "largest). RevCol's is in its own section.",
         "",
         *table(("model", "compiled / eager"), rows),
+    ]
+
+
+def beside(args: argparse.Namespace, x: Tensor) -> list[list[str]]:
+    """Eager, compiled and onnxruntime's inference, with the default pyramid."""
+    chosen = {name: COMPILED[name] for name in BESIDE_ONNXRUNTIME if name in COMPILED}
+    return [
+        beside_onnxruntime(name, draw_weights(cls(arch, img_size=args.size)).eval(), x, 3 * args.repeats)
+        for name, (cls, arch) in chosen.items()
     ]
 
 

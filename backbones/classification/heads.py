@@ -120,7 +120,7 @@ class CaiTHead(DenseHead):
         return backbone(x)
 
     def pre_logits(self, feats: Any) -> Tensor:
-        token = self.cls_token.expand(len(feats), -1, -1)
+        token = self.cls_token.expand(feats.shape[0], -1, -1)
         for block in self.blocks_token_only:
             token = block(token, feats)
         return self.norm(token[:, 0])

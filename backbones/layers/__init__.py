@@ -3,12 +3,13 @@
 from .attention import Attention
 from .channels_last import ChannelsLastConv2d
 from .drop_path import drop_path_rates, drop_path_scale
+from .exporting import crop, exporting
 from .linear import Linear, linear
 from .mlp import Mlp
 from .norm import LayerNorm2d
 from .recompute import recompute
 from .score_maps import re_attention, talking_heads
-from .windows import padding, window_partition, window_unpartition
+from .windows import ceil_div, padding, window_partition, window_unpartition
 
 __all__ = [
     "Attention",
@@ -16,8 +17,11 @@ __all__ = [
     "LayerNorm2d",
     "Linear",
     "Mlp",
+    "ceil_div",
+    "crop",
     "drop_path_rates",
     "drop_path_scale",
+    "exporting",
     "linear",
     "padding",
     "re_attention",

@@ -11,8 +11,10 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
+from .exporting import exporting
 from .score_map_operators import head_covariance, mixed_attention
 
 
@@ -47,7 +49,7 @@ def talking_heads(
     Source: Shazeer et al., arXiv:2003.02436; in vision: CaiT, Touvron et al., arXiv:2103.17239.
     """
     pre_weight = pre_weight + 0 * pre_bias[:, None]  # zero gradient; without one, DDP would wait
-    return mixed_attention(q, k, v, scale, pre_weight, post_weight, post_bias)
+    return _mixed_attention(q, k, v, scale, pre_weight, post_weight, post_bias)
 
 
 def re_attention(
@@ -91,7 +93,19 @@ def re_attention(
         offset, variance = matrix_bias - norm.running_mean, norm.running_var
     factor = norm.weight * torch.rsqrt(variance + norm.eps)
     shift = norm.bias + factor * offset
-    return mixed_attention(q, k, v, scale, None, map_scale * factor[:, None] * weight, map_scale * shift)
+    return _mixed_attention(q, k, v, scale, None, map_scale * factor[:, None] * weight, map_scale * shift)
+
+
+def _mixed_attention(
+    q: Tensor, k: Tensor, v: Tensor, scale: float, pre: Tensor | None, post: Tensor, shift: Tensor
+) -> Tensor:
+    """The operator ``mixed_attention``, or in an export, whose formats lack it, its formula with whole N x N maps."""
+    if not exporting():
+        return mixed_attention(q, k, v, scale, pre, post, shift)
+    scores = (q * scale) @ k.mT  # (B, h, N, N)
+    if pre is not None:
+        scores = F.conv2d(scores, pre[:, :, None, None])
+    return F.conv2d(scores.softmax(-1), post[:, :, None, None], shift) @ v
 
 
 def _batch_statistics(

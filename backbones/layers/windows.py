@@ -6,10 +6,17 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor
 
+from .exporting import crop
+
+
+def ceil_div(length: int, divisor: int) -> int:
+    """Quotient rounded up; ``-(-length // divisor)`` is beyond ONNX, which rounds quotients towards zero."""
+    return (length + divisor - 1) // divisor
+
 
 def padding(length: int, multiple: int) -> int:
     """Length to add for the next multiple. ``-length % multiple`` is beyond TorchInductor's symbolic sizes."""
-    return (multiple - length % multiple) % multiple
+    return ceil_div(length, multiple) * multiple - length
 
 
 def window_partition(x: Tensor, grid: tuple[int, int], size: int) -> Tensor:
@@ -29,4 +36,4 @@ def window_unpartition(x: Tensor, grid: tuple[int, int], size: int) -> Tensor:
     """Undoes ``window_partition``, padding cut off: ``(B * windows, size * size, C)`` to ``(B, h * w, C)``."""
     (h, w), (rows, columns) = grid, ((side + padding(side, size)) // size for side in grid)
     x = rearrange(x, "(b r c) (i j) d -> b (r i) (c j) d", r=rows, c=columns, i=size)
-    return rearrange(x[:, :h, :w], "b h w d -> b (h w) d")
+    return rearrange(crop(x, 1, (h, w)), "b h w d -> b (h w) d")

@@ -1,0 +1,72 @@
+"""The facts that a file carries for those who run it: classes, normalisation, and the meaning of the outputs."""
+
+from typing import Any
+
+from mmengine.config import Config
+from mmengine.registry import DATASETS
+
+from backbones.base import DenseBackbone
+from backbones.config.lookup import registered
+from backbones.export.outputs import Network
+
+SWAPS = ("bgr_to_rgb", "rgb_to_bgr", "to_rgb")  # settings of the hosts' preprocessors; their loaders give BGR
+
+
+def describe(network: Network, cfg: Config | None = None, checkpoint: dict[str, Any] | None = None) -> dict[str, Any]:
+    """Metadata of a file.
+
+    Args:
+        network: The exported network.
+        cfg: Its config; None for a backbone alone, whose images are those of its published weights.
+        checkpoint: Its weights, whose training knew the class names.
+
+    Returns:
+        ``model``, ``classes`` (names, empty if unknown), ``channel_order`` of the images (``RGB`` or ``BGR``),
+        ``layout`` of the input, ``mean`` and ``std`` in pixel values and that order, ``outputs``, and for each output
+        its ``strides`` in pixels (0 for logits of whole images) and its ``channels``.
+    """
+    if cfg is None:
+        order, mean, std = "RGB", network.backbone.pixel_mean, network.backbone.pixel_std
+    else:
+        images = cfg.model.get("data_preprocessor") or cfg.get("data_preprocessor") or {}
+        order = "RGB" if any(images.get(swap) for swap in SWAPS) else "BGR"
+        mean, std = images.get("mean") or [0.0] * 3, images.get("std") or [1.0] * 3
+    return dict(
+        model=type(network.model).__name__,
+        classes=class_names(cfg, checkpoint or {}),
+        layout="NCHW float32, (pixel - mean) / std",
+        channel_order=order,
+        mean=[float(value) for value in mean],
+        std=[float(value) for value in std],
+        outputs=network.names,
+        strides=strides(network),
+        channels=network.channels,
+    )
+
+
+def strides(network: Network) -> list[int]:
+    """Pixels of the image from one value of an output to the next, for each output."""
+    if isinstance(network.model, DenseBackbone):
+        return list(network.model.strides)
+    if network.segments:
+        return [1]
+    if hasattr(network.model, "bbox_head"):
+        levels = [stride[0] for stride in network.model.bbox_head.prior_generator.strides]
+        return [levels[i % len(levels)] for i in range(len(network.names))]
+    return [0] * len(network.names)
+
+
+def class_names(cfg: Config | None, checkpoint: dict[str, Any]) -> list[str]:
+    """Names of the classes: of the training that wrote the weights, else of the config's data set."""
+    trained = (checkpoint.get("meta") or {}).get("dataset_meta") or {}
+    if trained.get("classes"):
+        return list(trained["classes"])
+    for loader in ("test_dataloader", "val_dataloader", "train_dataloader"):
+        dataset = ((cfg or {}).get(loader) or {}).get("dataset") or {}
+        while "dataset" in dataset:  # a wrapper
+            dataset = dataset["dataset"]
+        known = getattr(registered(DATASETS, dataset.get("type")), "METAINFO", {})
+        names = (dataset.get("metainfo") or {}).get("classes") or known.get("classes")
+        if names:
+            return list(names)
+    return []
