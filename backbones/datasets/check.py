@@ -7,7 +7,15 @@ from mmengine.config import Config
 from backbones.datasets.classes import IMAGENET_HELP, check_classes
 from backbones.datasets.doctor.examine import examine, write_repaired
 from backbones.datasets.doctor.faults import lines
-from backbones.datasets.find import all_datasets, classes_file_of, downloads, evaluators, inner_datasets, is_local, prefixes
+from backbones.datasets.find import (
+    all_datasets,
+    classes_file_of,
+    downloads,
+    evaluators,
+    inner_datasets,
+    is_local,
+    prefixes,
+)
 from backbones.usage import UsageError, command, note
 
 COCO_HELP = """\

@@ -13,7 +13,7 @@ from mmengine.config import Config
 from mmengine.hooks import Hook
 from mmengine.logging import print_log
 from mmengine.registry import HOOKS, TRANSFORMS
-from mmengine.runner import BaseLoop, Runner
+from mmengine.runner import EpochBasedTrainLoop, Runner
 
 from backbones.errors import BrokenImagesError
 
@@ -76,7 +76,7 @@ class Replacements:
 
 @HOOKS.register_module()
 class BrokenImagesHook(Hook):
-    """Stops a training in which more than 1 % of the images of an epoch are broken.
+    """Stops a training by a ``BrokenImagesError`` if more than 1 % of the images of an epoch are broken.
 
     A loop of iterations has no epochs; there the share is that of the samples since the start, counted from the first
     epoch's length on.
@@ -86,12 +86,15 @@ class BrokenImagesHook(Hook):
         """Start counting."""
         self.before, self.first_iter = self._count(runner), runner.iter
 
-    def after_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: Any = None) -> None:
-        """Compare the count with the limit.
+    def before_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None) -> None:
+        """Compare the count, of the batches that are loaded, with the limit."""
+        self._check(runner)
 
-        Raises:
-            BrokenImagesError: if there are too many.
-        """
+    def after_train_epoch(self, runner: Runner) -> None:
+        """Compare the count with the limit once more, for the last batches."""
+        self._check(runner)
+
+    def _check(self, runner: Runner) -> None:
         loader: Any = runner.train_dataloader
         broken = self._count(runner) - self.before
         batches = max(len(loader), runner.iter + 1 - self.first_iter)
@@ -108,17 +111,20 @@ class BrokenImagesHook(Hook):
 
 
 def save_state(runner: Runner) -> str:
-    """Save the state of a training that stops between two checkpoints.
+    """Save the state of a training that stops between two iterations.
+
+    An epoch cannot be continued in its middle, so a loop of epochs saves the weights only.
 
     Returns:
         A sentence that names the file and its use.
     """
-    loop: Any = runner.train_loop
-    assert isinstance(loop, BaseLoop)
+    epochs = isinstance(runner.train_loop, EpochBasedTrainLoop)
     name = f"stopped_iter_{runner.iter}.pth"
-    runner.save_checkpoint(runner.work_dir, name, by_epoch=False)
+    meta = dict(epoch=runner.epoch, iter=runner.iter)
+    whole = dict(save_optimizer=not epochs, save_param_scheduler=not epochs)
+    runner.save_checkpoint(runner.work_dir, name, meta=meta, by_epoch=False, **whole)  # type: ignore[arg-type]
     path = Path(runner.work_dir, name)
-    if runner.train_dataloader is not None and hasattr(loop, "run_epoch"):
+    if epochs:
         return f"--resume continues from the last whole epoch; the weights up to here are in {path}"
     return f"--resume {path} continues from here"
 

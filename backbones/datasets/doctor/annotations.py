@@ -103,7 +103,7 @@ def find_faults(content: dict[str, Any], file: str, masks: bool, labelled: bool 
     if masks:
         entries.check_masks(sizes)
 
-    for i in np.flatnonzero(over & entries.kept):
+    for i in np.flatnonzero(over & entries.kept).tolist():
         left, top = max(x[i], 0.0), max(y[i], 0.0)
         clipped = [left, top, min(x[i] + w[i], width[i]) - left, min(y[i] + h[i], height[i]) - top]
         area = annotations[i].get("area")
@@ -112,9 +112,9 @@ def find_faults(content: dict[str, Any], file: str, masks: bool, labelled: bool 
         text = f"bbox {annotations[i]['bbox']} in an image of {width[i]:g} x {height[i]:g}"
         entries.fault("overhanging-box", i, text, changes)
         boxes[i] = clipped
-    for i in np.flatnonzero(thin & entries.kept):
+    for i in np.flatnonzero(thin & entries.kept).tolist():
         entries.fault("thin-box", i, f"bbox {annotations[i]['bbox']}")
-    for i in np.flatnonzero(np.array([bool(a.get("ignore")) for a in annotations]) & entries.kept):
+    for i in np.flatnonzero(np.array([bool(a.get("ignore")) for a in annotations]) & entries.kept).tolist():
         entries.fault("ignored", i, "ignore is set")
     entries.check_fields(boxes[:, 2] * boxes[:, 3])
     if labelled and not entries.kept.any():
@@ -158,10 +158,10 @@ class _Entries:
         annotation = self.annotations[index]
         id_ = annotation.get("id")
         where = f"annotation {f'[{index}]' if id_ is None else id_} of image {annotation.get('image_id')}: {text}"
-        self.faults.append(Fault(kind, self.file, where, id_, ("annotations", int(index)), changes or {}))
+        self.faults.append(Fault(kind, self.file, where, id_, ("annotations", index), changes or {}))
 
     def drop(self, kind: str, wrong: Any, key: str) -> None:
-        for index in np.flatnonzero(np.asarray(wrong) & self.kept):
+        for index in np.flatnonzero(np.asarray(wrong) & self.kept).tolist():
             self.fault(kind, index, f"{key} {self.annotations[index].get(key)!r}")
             self.kept[index] = False
 
@@ -190,16 +190,19 @@ class _Entries:
 
     def check_masks(self, sizes: dict[Any, tuple[float, float]]) -> None:
         before = self.kept.copy()
-        for index in np.flatnonzero(self.kept):
+        for index in np.flatnonzero(self.kept).tolist():
             mask = self.annotations[index].get("segmentation")
             if isinstance(mask, list) and mask:
                 whole = [polygon for polygon in mask if _is_polygon(polygon)]
                 if len(whole) == len(mask):
                     continue
                 if whole:
-                    self.fault("short-polygon", index, f"{len(mask) - len(whole)} of {len(mask)} polygons", {
-                        "segmentation": whole
-                    })
+                    self.fault(
+                        "short-polygon",
+                        index,
+                        f"{len(mask) - len(whole)} of {len(mask)} polygons",
+                        {"segmentation": whole},
+                    )
                     continue
                 reason = "no polygon of three points or more"
             elif isinstance(mask, dict):
@@ -216,14 +219,14 @@ class _Entries:
         ids = [annotation.get("id") for annotation in self.annotations]
         seen: set[Any] = {None, 0}
         new = max((id_ for id_ in ids if isinstance(id_, int)), default=0) + 1
-        for index in np.flatnonzero(self.kept):
+        for index in np.flatnonzero(self.kept).tolist():
             annotation, id_ = self.annotations[index], ids[index]
             if id_ in seen:
                 text = "no id" if id_ is None else "id 0" if id_ == 0 else f"id {id_} occurs before"
                 self.fault("annotation-id", index, text, {"id": new})
                 new += 1
             seen.add(id_)
-            area = annotation.get("area")
+            area: Any = annotation.get("area")
             if not (_is_number(area) and area > 0):
                 self.fault("area", index, f"area {area!r}", {"area": float(areas[index])})
             if annotation.get("iscrowd") not in (0, 1):
@@ -240,7 +243,7 @@ def _is_polygon(points: Any) -> bool:
 def _fault_of_run_lengths(mask: dict, size: tuple[float, float] | None) -> str | None:
     """The fault of a mask in run lengths, plain or compressed, of an image with a known (width, height)."""
     counts, shape = mask.get("counts"), mask.get("size")
-    if not (isinstance(shape, list) and len(shape) == 2 and isinstance(counts, (list, str))):
+    if not (isinstance(shape, list) and len(shape) == 2 and isinstance(counts, (list, str)) and counts):
         return "run lengths need size and counts"
     if size and shape != [size[1], size[0]]:
         return f"run lengths of size {shape} in an image of height {size[1]}, width {size[0]}"

@@ -20,7 +20,9 @@ KINDS = {
     # -- the annotation file
     "not-json": Kind("refused", "the file must be JSON"),
     "missing-key": Kind("refused", "images, annotations and categories must be lists"),
-    "invalid-entry": Kind("refused", "an image has id and file_name, a category id and name, and ids are single values"),
+    "invalid-entry": Kind(
+        "refused", "an image has id and file_name, a category id and name, and ids are single values"
+    ),
     "duplicate-image-id": Kind("refused", "annotations could belong to either image"),
     "duplicate-category": Kind("refused", "ids and names of categories must differ"),
     "no-images": Kind("refused", "there must be images"),

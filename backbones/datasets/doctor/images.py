@@ -17,7 +17,8 @@ from backbones.datasets.doctor.faults import Fault
 MAX_SIZES = 2000  # headers read before a training; one wrong size, and all are read
 ORIENTATION = 0x0112  # EXIF
 PLAIN_MODES = ("RGB", "L", "1")
-Item, Result = TypeVar("Item"), TypeVar("Result")
+Item = TypeVar("Item")
+Result = TypeVar("Result")
 
 
 @dataclass(frozen=True)
@@ -34,12 +35,10 @@ class Header:
     @property
     def read_size(self) -> tuple[int, int]:
         """Width and height as mmcv reads the image."""
-        return self.size[::-1] if self.turned else self.size
+        return (self.size[1], self.size[0]) if self.turned else self.size
 
 
-def in_parallel(
-    function: Callable[[Item], Result], items: Iterable[Item], text: str | None = None
-) -> Iterator[Result]:
+def in_parallel(function: Callable[[Item], Result], items: Iterable[Item], text: str | None = None) -> Iterator[Result]:
     """Results in order, by one thread a core (decoders work outside Python's lock), with a progress bar if named."""
     items = list(items)
     with ThreadPoolExecutor(os.cpu_count()) as pool:
@@ -48,7 +47,7 @@ def in_parallel(
 
 def read_header(path: str, decode: bool = False) -> Header:
     """Read an image's header, or with ``decode`` all of its bytes."""
-    digest = b""
+    digest = data = b""
     try:
         if decode:
             with open(path, "rb") as file:
@@ -100,7 +99,8 @@ def coco_faults(
     images, paths = content["images"], of_content(content, folder)
     absent = set(missing(paths))
     faults = [
-        Fault("missing-image", file, path, image["id"]) for path, image in zip(paths, images, strict=True)
+        Fault("missing-image", file, path, image["id"])
+        for path, image in zip(paths, images, strict=True)
         if path in absent
     ]
     present = [index for index, path in enumerate(paths) if path not in absent]
