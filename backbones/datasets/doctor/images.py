@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import numpy as np
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 from tqdm import tqdm
 
 from backbones.datasets.doctor.faults import Fault
@@ -58,8 +58,11 @@ def read_header(path: str, decode: bool = False) -> Header:
             if decode:
                 image.draft("RGB", (1, 1))  # a JPEG's coefficients are all read, but few of its pixels made
                 image.load()
+    except UnidentifiedImageError:
+        with open(path, "rb") as file:
+            return Header((0, 0), "", False, False, f"no image: begins with {file.read(20)!r}")
     except Exception as error:  # broken bytes may raise anything
-        return Header((0, 0), "", False, False, f"{type(error).__name__}: {error}".replace(path, "").strip(" '"))
+        return Header((0, 0), "", False, False, f"{type(error).__name__}: {error}")
     return Header(size, mode, orientation in (5, 6, 7, 8), orientation in range(2, 9), digest=digest)
 
 

@@ -5,7 +5,7 @@ import html
 import io
 import os
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +26,7 @@ from backbones.datasets.doctor.images import in_parallel, read_header
 from backbones.datasets.find import LOOPS, classes_file_of, reads_coco
 
 SAMPLES = 12
-MAX_CLASSES = 40  # bars of a histogram
+MAX_CLASSES = 30  # bars of a histogram
 MAX_IMAGES = 2000  # whose sizes, or masks, are read
 CASES = 20  # of a kind of fault
 BLUE, ORANGE = "#3366aa", "#dd7711"
@@ -34,9 +34,11 @@ STYLE = """
 :root { font: 16px/1.5 system-ui, sans-serif; color: #222; background: #fff; }
 body { max-width: 1200px; margin: 0 auto; padding: 1rem; }
 h2 { border-bottom: 1px solid #ccc; overflow-wrap: anywhere; margin-top: 2.5rem; }
-.grid { display: grid; gap: 1rem; grid-template-columns: repeat(auto-fill, minmax(min(100%, 270px), 1fr)); }
+.grid { display: grid; gap: 1rem; margin-bottom: 1.5rem; }
+.samples { grid-template-columns: repeat(auto-fill, minmax(min(100%, 270px), 1fr)); }
 .charts { grid-template-columns: repeat(auto-fill, minmax(min(100%, 380px), 1fr)); align-items: start; }
-figure { margin: 0; } img { max-width: 100%; height: auto; display: block; }
+.charts figure:first-child { grid-row: span 2; }
+figure { margin: 0; } img { width: 100%; height: auto; display: block; }
 figcaption { font-size: .8rem; color: #555; overflow-wrap: anywhere; }
 table { border-collapse: collapse; width: 100%; font-size: .9rem; }
 th, td { text-align: left; vertical-align: top; padding: .4rem .6rem; }
@@ -98,7 +100,7 @@ def _section(cfg: Config, path: str, source: Source) -> Iterator[str]:
             (file, _labelled_pixels(dataset, Path(file), names), Path(file).name) for file in _some(paths, SAMPLES)
         ]
         counts = _pixels_per_class(dataset, paths, names)
-        chart = _bars(counts, "pixels of each class, %")
+        chart = _bars(counts, "pixels of each class, %", names)
     else:
         labels = _labels(dataset, paths)
         shown = [(file, None, f"{labels[file]}: {Path(file).name}") for file in _some(paths, SAMPLES)]
@@ -128,7 +130,11 @@ def _coco_section(cfg: Config, path: str, source: Source) -> Iterator[str]:
     boxes = np.array([a["bbox"] for a in objects], float).reshape(-1, 4)
     sizes = np.array([(sized[a["image_id"]]["width"], sized[a["image_id"]]["height"]) for a in objects], float)
     charts = [
-        _bars(Counter(names[a["category_id"]] for a in content["annotations"]), "boxes of each class"),
+        _bars(
+            Counter(names[a["category_id"]] for a in content["annotations"]),
+            "boxes of each class",
+            list(names.values()),
+        ),
         _histogram(np.sqrt(boxes[:, 2] * boxes[:, 3]), "size of boxes: square root of the area, pixels", log=True),
         _histogram(np.array([len(each) for each in by_image.values()]), "boxes in an image"),
         *_size_charts(cfg, [(image["width"], image["height"]) for image in sized.values()]),
@@ -192,7 +198,7 @@ def _embed(figure: Figure, caption: str, kind: str = "png") -> str:
     return f'<figure><img src="data:image/{kind};base64,{data}" alt="{text}"><figcaption>{text}</figcaption></figure>'
 
 
-def _grid(figures: list[str], name: str = "") -> str:
+def _grid(figures: list[str], name: str = "samples") -> str:
     return f'<div class="grid {name}">{"".join(figures)}</div>'
 
 
@@ -236,13 +242,16 @@ def _draw_objects(axis: Any, objects: list[dict], names: dict[Any, str]) -> None
             axis.imshow(np.asarray(mask_utils.decode(rle))[..., None] * np.array([*color[:3], 0.4]), aspect="auto")
 
 
-def _bars(counts: Counter[str], caption: str) -> str:
+def _bars(counts: Counter[str], caption: str, classes: Sequence[str] = ()) -> str:
+    """Numbers of each class, largest first; in the colours of the samples if these have any."""
+    order = {name: index for index, name in enumerate(classes)}
     shown = counts.most_common(MAX_CLASSES)
     if len(counts) > len(shown):
         caption = f"{caption}; the first {len(shown)} of {len(counts)}"
     figure = Figure(figsize=(5, max(1.8, 0.6 + 0.2 * len(shown))), layout="constrained")
     axis = figure.add_subplot()
-    bars = axis.barh([name for name, _ in shown], [number for _, number in shown], color=BLUE)
+    colors = [_color(order[name] / len(order)) for name, _ in shown] if order else BLUE
+    bars = axis.barh([name for name, _ in shown], [number for _, number in shown], color=colors)
     axis.bar_label(bars, fmt="%.3g" if any(isinstance(n, float) for _, n in shown) else "%d", fontsize=7, padding=2)
     axis.invert_yaxis()
     axis.margins(x=0.12, y=0.01)
