@@ -33,7 +33,8 @@ BLUE, ORANGE = "#3366aa", "#dd7711"
 STYLE = """
 :root { font: 16px/1.5 system-ui, sans-serif; color: #222; background: #fff; }
 body { max-width: 1200px; margin: 0 auto; padding: 1rem; }
-h2 { border-bottom: 1px solid #ccc; overflow-wrap: anywhere; margin-top: 2.5rem; }
+h1, h2 { overflow-wrap: anywhere; }
+h2 { border-bottom: 1px solid #ccc; margin-top: 2.5rem; }
 .grid { display: grid; gap: 1rem; margin-bottom: 1.5rem; }
 .samples { grid-template-columns: repeat(auto-fill, minmax(min(100%, 270px), 1fr)); }
 .charts { grid-template-columns: repeat(auto-fill, minmax(min(100%, 380px), 1fr)); align-items: start; }
@@ -42,10 +43,10 @@ figure { margin: 0; } img { width: 100%; height: auto; display: block; }
 figcaption { font-size: .8rem; color: #555; overflow-wrap: anywhere; }
 table { border-collapse: collapse; width: 100%; font-size: .9rem; }
 th, td { text-align: left; vertical-align: top; padding: .4rem .6rem; }
-th, td { border-bottom: 1px solid #ddd; overflow-wrap: anywhere; }
+th, td { border-bottom: 1px solid #ddd; }
+td:last-child { overflow-wrap: anywhere; }
 .refused { color: #b00020; font-weight: 600; } .repaired { color: #8a5a00; } .noted { color: #555; }
 ul { margin: .2rem 0 0; padding-left: 1.1rem; color: #555; }
-@media (max-width: 700px) { th:nth-child(3), td:nth-child(3) { display: none; } }
 """
 
 
@@ -82,9 +83,9 @@ def _fault_table(faults: list[Fault]) -> str:
         more = f"<li>and {len(group) - CASES} more</li>" if len(group) > CASES else ""
         rows.append(
             f'<tr><td class="{group[0].outcome}">{group[0].outcome}</td><td>{len(group)}</td>'
-            f"<td>{html.escape(file)}</td><td>{kind}: {KINDS[kind].rule}<ul>{cases}{more}</ul></td></tr>"
+            f"<td>{kind}: {KINDS[kind].rule}<br>{html.escape(file)}<ul>{cases}{more}</ul></td></tr>"
         )
-    head = "<tr><th>outcome</th><th>count</th><th>file</th><th>fault and rule</th></tr>"
+    head = "<tr><th>outcome</th><th>count</th><th>fault, rule, file and cases</th></tr>"
     return f"<h2>Faults</h2><table>{head}{''.join(rows)}</table>"
 
 
