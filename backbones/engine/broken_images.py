@@ -4,6 +4,7 @@ The image is logged with its name, and another sample takes its place. Which one
 ``resumable``, so a resumed run stays the same run.
 """
 
+import math
 import multiprocessing
 from collections.abc import Callable
 from pathlib import Path
@@ -78,8 +79,8 @@ class Replacements:
 class BrokenImagesHook(Hook):
     """Stops a training by a ``BrokenImagesError`` if more than 1 % of the images of an epoch are broken.
 
-    A loop of iterations has no epochs; there the share is that of the samples since the start, counted from the first
-    epoch's length on.
+    A loop of iterations has no epochs; there it is 1 % of all samples since the start, in multiples of the data set's
+    length.
     """
 
     def before_train_epoch(self, runner: Runner) -> None:
@@ -88,21 +89,20 @@ class BrokenImagesHook(Hook):
 
     def before_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None) -> None:
         """Compare the count, of the batches that are loaded, with the limit."""
-        self._check(runner)
+        self._check(runner, runner.iter + 1)
 
     def after_train_epoch(self, runner: Runner) -> None:
         """Compare the count with the limit once more, for the last batches."""
-        self._check(runner)
+        self._check(runner, runner.iter)
 
-    def _check(self, runner: Runner) -> None:
+    def _check(self, runner: Runner, iters: int) -> None:
         loader: Any = runner.train_dataloader
         broken = self._count(runner) - self.before
-        batches = max(len(loader), runner.iter + 1 - self.first_iter)
-        samples = batches * (loader.batch_size or loader.batch_sampler.batch_size)
+        epochs = math.ceil((iters - self.first_iter) / len(loader))  # 1 in a loop of epochs
+        samples = epochs * len(loader) * (loader.batch_size or loader.batch_sampler.batch_size)
         if broken > MAX_SHARE * samples:
             raise BrokenImagesError(
-                f"{broken} images of an epoch of {samples} could not be read, more than {MAX_SHARE:.0%}; the log "
-                "names them"
+                f"{broken} of {samples} images could not be read, more than {MAX_SHARE:.0%}; the log names them"
             )
 
     @staticmethod
