@@ -12,7 +12,7 @@ from mmengine.config import Config
 from mmengine.registry import init_default_scope
 from PIL import Image
 from test_tools import options
-from tool_runs import ROOT
+from tool_runs import ROOT, run
 
 from backbones import cli
 from backbones.datasets.doctor import annotations, images, statistics
@@ -283,7 +283,8 @@ def test_training_reads_a_repaired_copy_and_logs_the_counts(spoilt, tmp_path):
     file = change(spoilt, edit)
     original, work = file.read_bytes(), tmp_path / "work"
     short = options(**{"train_dataloader.dataset.indices": 2, "train_cfg.max_epochs": 1, "train_cfg.val_interval": 1})
-    assert cli.run("train", list(map(str, [CONFIG, "--data-root", spoilt, "--work-dir", work, *short]))) == 0
+    result = run("train", CONFIG, "--data-root", spoilt, "--work-dir", work, *short)
+    assert result.returncode == 0, result.stderr
     assert file.read_bytes() == original
     (copy,) = (work / "repaired").iterdir()
     content = json.loads(original)
