@@ -2,12 +2,15 @@
 
 import json
 import math
+import re
+import shlex
 import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from conftest import SHARED
 from mmengine.config import Config
 from mmengine.registry import init_default_scope
 from PIL import Image
@@ -224,14 +227,17 @@ def test_best_overlap_is_that_with_all_anchors_of_the_grid():
 
 
 # ---------------------------------------------------------------------------------------------------- train, check-data
-@pytest.fixture
-def spoilt(data: Path, tmp_path: Path) -> Path:
-    """A copy of the data that a test may change."""
-    folder = tmp_path / "data"
-    shutil.copytree(data, folder, copy_function=shutil.copyfile)
+def copied(source: Path, folder: Path) -> Path:
+    """A copy that a test may change."""
+    shutil.copytree(source, folder, copy_function=shutil.copyfile)
     for path in [folder, *folder.rglob("*")]:
         path.chmod(0o755)
     return folder
+
+
+@pytest.fixture
+def spoilt(data: Path, tmp_path: Path) -> Path:
+    return copied(data, tmp_path / "data")
 
 
 def change(folder: Path, edit) -> Path:
@@ -326,3 +332,52 @@ def test_check_data_tells_clean_repaired_and_refused_data_apart(data, spoilt, tm
     assert "the data set does not exist" in fail("check-data", *arguments, tmp_path / "nothing")
     assert file.is_file()
     assert not (Path("work_dirs") / CONFIG.stem / "repaired").exists()
+
+
+@pytest.mark.slow
+def test_masks_are_all_checked_by_full_only(tmp_path, capsys, monkeypatch):
+    pytest.importorskip("mmseg")
+    if not (source := SHARED / "data" / "coco_semantic_tiny").is_dir():
+        pytest.skip(f"{source} is not there")
+    monkeypatch.setattr(page_module, "SAMPLES", 2)
+    folder, page = copied(source, tmp_path / "data"), tmp_path / "page.html"
+    arguments = (ROOT / "configs" / "revcol_upernet_custom.py", "--data-root", folder)
+    assert check(*arguments, "--full") == 0
+    mask = sorted((folder / "annotations" / "train").iterdir())[23]
+    Image.open(mask).resize((64, 64), Image.Resampling.NEAREST).save(mask)
+    assert check(*arguments) == 0  # the first 20
+    capsys.readouterr()
+    assert check(*arguments, "--full", "--html", page) == 1
+    assert f"{mask} is 64 x 64, its image" in capsys.readouterr().out
+    assert "pixels of each class, %" in page.read_text()
+
+
+@pytest.mark.slow
+def test_labelled_images_are_decoded_and_compared(tmp_path, capsys, monkeypatch):
+    pytest.importorskip("mmpretrain")
+    if not (source := SHARED / "data" / "flowers_small").is_dir():
+        pytest.skip(f"{source} is not there")
+    monkeypatch.setattr(page_module, "SAMPLES", 2)
+    folder, page = copied(source, tmp_path / "data"), tmp_path / "page.html"
+    arguments = (ROOT / "configs" / "revcol_flowers.py", "--data-root", folder)
+    one, other, *_ = sorted((folder / "train" / "roses").iterdir())
+    shutil.copy(one, folder / "val" / "tulips" / "same.jpg")
+    other.write_bytes(b"")
+    assert check(*arguments, "--full", "--html", page) == 1
+    said = capsys.readouterr().out
+    assert f"{folder}/val/tulips/same.jpg is {one}" in said
+    assert f"{other.name}: no image: begins with b''" in said
+    assert "images of each class" in page.read_text()
+
+
+@pytest.mark.slow
+def test_commands_of_the_learn_page_run(data, tmp_path, monkeypatch):
+    monkeypatch.setattr(page_module, "SAMPLES", 2)
+    (block,) = re.findall(r"```bash\n(.*?)```", (ROOT / "docs" / "learn" / "check-data.md").read_text(), re.DOTALL)
+    names = {"CONFIG": CONFIG, "data/coco": data, "data.html": tmp_path / "data.html"}
+    commands = [shlex.split(line) for line in block.splitlines()]
+    assert len(commands) == 2
+    for program, *words in commands:
+        assert program == "densebackbones"
+        assert cli.main([str(names.get(word, word)) for word in words]) == 0
+    assert (tmp_path / "data.html").is_file()
