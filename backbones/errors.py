@@ -3,3 +3,7 @@
 
 class SetupError(ValueError):
     """A part given to a model (a checkpoint, a teacher) does not fit it; raised before training starts."""
+
+
+class BrokenImagesError(RuntimeError):
+    """Too many images of a training cannot be read."""

@@ -22,8 +22,16 @@ from backbones.usage import UsageError
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of both verbs."""
-    parser.add_argument("config", help="config file, or densebackbones::FILE.py for one that the package ships")
+    add_config_arguments(parser)
     parser.add_argument("--work-dir", help="folder for logs and checkpoints (default: work_dirs/NAME_OF_CONFIG)")
+    parser.add_argument("--launcher", choices=["none", "pytorch", "slurm", "mpi"], default="none", help="job launcher")
+    # torch.distributed.launch passes either spelling, depending on torch's version
+    parser.add_argument("--local_rank", "--local-rank", type=int, default=0, help=argparse.SUPPRESS)
+
+
+def add_config_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments that name a config and change it."""
+    parser.add_argument("config", help="config file, or densebackbones::FILE.py for one that the package ships")
     parser.add_argument(
         "--data-root",
         help="read every data set of the config from this folder of the same layout, with --classes of any layout",
@@ -32,9 +40,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--cfg-options", nargs="+", action=DictAction, default={}, metavar="KEY=VALUE", help=OPTIONS_HELP
     )
-    parser.add_argument("--launcher", choices=["none", "pytorch", "slurm", "mpi"], default="none", help="job launcher")
-    # torch.distributed.launch passes either spelling, depending on torch's version
-    parser.add_argument("--local_rank", "--local-rank", type=int, default=0, help=argparse.SUPPRESS)
 
 
 def load_config(args: argparse.Namespace) -> Config:

@@ -20,8 +20,9 @@ from backbones.cli._checkpoints import (
     read_checkpoint,
 )
 from backbones.datasets.check import check_data
+from backbones.engine.broken_images import save_state
 from backbones.engine.resumable import make_resumable
-from backbones.errors import SetupError
+from backbones.errors import BrokenImagesError, SetupError
 from backbones.usage import UsageError, note
 
 
@@ -52,7 +53,7 @@ def main(args: argparse.Namespace) -> None:
     if "train_dataloader" not in cfg:
         raise UsageError(f"{args.config} has no train_dataloader; it is not a config for training")
     _runs.check_pretrained(cfg)
-    check_data(cfg, ("train", "val"))
+    faults = check_data(cfg, ("train", "val"))
     set_amp(cfg, args.amp)
     if args.auto_scale_lr:
         set_auto_scale_lr(cfg)
@@ -68,6 +69,8 @@ def main(args: argparse.Namespace) -> None:
         cfg.randomness = dict(cfg.get("randomness") or {}, seed=checkpoint["meta"]["seed"])
     make_resumable(cfg)
     runner = _runs.build_runner(cfg)
+    for fault in faults:
+        runner.logger.info(f"data: {fault}")
     if path and checkpoint:
         check_fits(runner.model, checkpoint, path)
         check_optimizer(runner, checkpoint, path)
@@ -78,6 +81,9 @@ def main(args: argparse.Namespace) -> None:
         runner.train()
     except SetupError as error:  # raised before the first iteration
         raise UsageError(error) from error
+    except BrokenImagesError as error:
+        reason = str(error).strip().rpartition(f"{BrokenImagesError.__name__}: ")[2]  # without a worker's traceback
+        raise UsageError(f"{reason}. Mend or remove them. {save_state(runner)}") from error
 
 
 def set_amp(cfg: Config, wanted: bool) -> None:

@@ -5,8 +5,18 @@ import os
 from mmengine.config import Config
 
 from backbones.datasets.classes import IMAGENET_HELP, check_classes
-from backbones.datasets.find import classes_file_of, downloads, evaluators, inner_datasets, is_local, prefixes
-from backbones.usage import UsageError, command
+from backbones.datasets.doctor.examine import examine, write_repaired
+from backbones.datasets.doctor.faults import lines
+from backbones.datasets.find import (
+    all_datasets,
+    classes_file_of,
+    downloads,
+    evaluators,
+    inner_datasets,
+    is_local,
+    prefixes,
+)
+from backbones.usage import UsageError, command, note
 
 COCO_HELP = """\
 COCO 2017 is at https://cocodataset.org/#download: unpack train2017.zip, val2017.zip and annotations_trainval2017.zip
@@ -27,12 +37,35 @@ DATA_HELP = {
 }  # by a part of the name of a data set's class
 
 
-def check_data(cfg: Config, loops: tuple[str, ...]) -> None:
-    """Refuse a config whose annotation files or image folders do not exist, or whose classes differ from the data's.
+def check_data(cfg: Config, loops: tuple[str, ...]) -> list[str]:
+    """Refuse data that cannot be trained on, and repair what has a stated rule, in copies that the config then reads.
 
     Args:
-        cfg: The config; its default scope must be the current one.
+        cfg: The config, with its work dir for the copies; its default scope must be the current one.
         loops: Those of train, val and test to check.
+
+    Returns:
+        A line for each kind of fault that was repaired or noted, for the log.
+
+    Raises:
+        UsageError: for missing files, faults without a repair, and classes that differ from the config's.
+    """
+    check_files(cfg, loops)
+    findings = examine(cfg, loops)
+    refused, others = lines(findings.of("refused")), lines(findings.of("repaired") + findings.of("noted"))
+    if refused:
+        listed = "\n    ".join(line.removeprefix("refused: ") for line in refused)
+        raise UsageError(f"the data has faults:\n    {listed}\n{command('check-data')} lists all faults")
+    check_classes(cfg, all_datasets(cfg, loops))
+    if findings.repaired:
+        write_repaired(cfg, findings, os.path.join(cfg.work_dir, "repaired"))
+    for line in others:
+        note(line)
+    return others
+
+
+def check_files(cfg: Config, loops: tuple[str, ...]) -> None:
+    """Refuse a config whose annotation files or image folders do not exist.
 
     Raises:
         UsageError: with the expected tree and the source of the data.
@@ -59,4 +92,3 @@ def check_data(cfg: Config, loops: tuple[str, ...]) -> None:
         text = next((text for name, text in DATA_HELP.items() if any(name in kind for kind in types)), OTHER_HELP)
         text = text.format(sample=command("sample-data"), train=command("train"))
         raise UsageError(f"the data set does not exist. The config expects\n{tree}\n{text}")
-    check_classes(cfg, [dataset for loop in loops for dataset in inner_datasets(cfg.get(f"{loop}_dataloader") or {})])

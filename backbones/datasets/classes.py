@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 from mmengine.config import Config
 from mmengine.fileio import list_from_file
-from PIL import Image
 
 from backbones.datasets.find import (
     LOOPS,
@@ -20,11 +19,11 @@ from backbones.datasets.find import (
     inner_datasets,
     is_local,
     prefixes,
+    reads_coco,
     reads_images_by_class,
 )
 from backbones.usage import UsageError, note
 
-CHECKED_MASKS = 20
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif")  # mmpretrain's
 IMAGENET_HELP = """\
 ImageNet-1k (ILSVRC 2012) is at https://image-net.org/download.php, after registration. Each class has a folder in train
@@ -46,8 +45,6 @@ def check_classes(cfg: Config, datasets: list[dict]) -> None:
         classes_file = classes_file_of(dataset)
         if classes_file and is_local(classes_file):
             _check_classes_file(cfg.model, classes_file)
-            if not dataset.get("ann_file"):  # a list of the images
-                _check_masks(dataset, classes_file)
 
 
 def _listed(names: list[str]) -> str:
@@ -62,7 +59,7 @@ def _check_coco_classes(datasets: list[dict]) -> None:
     files = {
         os.path.join(dataset.get("data_root") or "", dataset["ann_file"]): dataset
         for dataset in datasets
-        if str(dataset.get("type")).endswith("CocoDataset") and dataset.get("ann_file")
+        if reads_coco(dataset) and dataset.get("ann_file")
     }
     if not (local := [path for path in files if is_local(path)]):
         return
@@ -100,35 +97,7 @@ def _check_classes_file(model: dict, classes_file: str) -> None:
         )
 
 
-def _check_masks(dataset: dict, classes_file: str) -> None:
-    """Refuse missing masks and invalid mask values among the first images."""
-    number = len(list_from_file(classes_file))
-    root, prefix = dataset.get("data_root") or "", dataset["data_prefix"]
-    images, masks = Path(root, prefix["img_path"]), Path(root, prefix["seg_map_path"])
-    image_suffix, mask_suffix = dataset.get("img_suffix", ".jpg"), dataset.get("seg_map_suffix", ".png")
-    names = sorted(str(path.relative_to(images)) for path in images.rglob(f"*{image_suffix}"))
-    if not names:
-        raise UsageError(f"{images} holds no {image_suffix} files; set img_suffix of the data sets")
-    for name in names[:CHECKED_MASKS]:
-        path = masks / f"{name.removesuffix(image_suffix)}{mask_suffix}"
-        if not path.is_file():
-            raise UsageError(
-                f"{images / name} has no mask {path}; set seg_map_suffix of the data sets, or add the file"
-            )
-        mask = np.asarray(Image.open(path))
-        if mask.ndim != 2:
-            raise UsageError(
-                f"{path} has {mask.shape[2]} channels; a mask has one, with the class number of each pixel"
-            )
-        largest = mask[mask != dataset.get("ignore_index", 255)].max(initial=0)
-        if largest >= number + bool(dataset.get("reduce_zero_label")):
-            raise UsageError(
-                f"{path} holds the class number {largest}, but {classes_file} has {number} classes, counted from 0; "
-                "write 255 where a pixel has no class"
-            )
-
-
-def _labels_file(dataset: dict) -> str | None:
+def labels_file(dataset: dict) -> str | None:
     """The text file with the labels of a classification data set, or None if the folders are the labels."""
     root, split = dataset.get("data_root") or "", dataset.get("split")
     if dataset.get("ann_file"):
@@ -210,7 +179,7 @@ def _check_image_classes(cfg: Config, datasets: list[dict]) -> None:
     found: dict[str, list[str]] = {}
     for dataset in datasets:
         folder = os.path.normpath(os.path.join(dataset.get("data_root") or "", *prefixes(dataset)))
-        file = _labels_file(dataset)
+        file = labels_file(dataset)
         if file and is_local(file):
             _check_labels(file, key, number)
         elif not file and is_local(folder):
@@ -236,7 +205,7 @@ def _check_class_numbers(cfg: Config, stated: dict[str, int], number: int, found
     options: dict[str, int | None] = dict.fromkeys((key for key, given in stated.items() if given != number), number)
     for loop in LOOPS:
         for dataset in inner_datasets(cfg.get(f"{loop}_dataloader") or {}):
-            names = _class_names(dataset) if reads_images_by_class(dataset) and not _labels_file(dataset) else None
+            names = _class_names(dataset) if reads_images_by_class(dataset) and not labels_file(dataset) else None
             if names and len(names) != number:
                 key = f"{loop}_dataloader.dataset.metainfo.classes"
                 wrong.append(f"{key} are {len(names)} names")

@@ -21,6 +21,11 @@ def inner_datasets(node: Any) -> Iterator[dict]:
         yield from inner_datasets(child)
 
 
+def all_datasets(cfg: Config, loops: tuple[str, ...] = LOOPS) -> list[dict]:
+    """The innermost data sets of some loops."""
+    return [dataset for loop in loops for dataset in inner_datasets(cfg.get(f"{loop}_dataloader") or {})]
+
+
 def dataset_class(dataset: dict) -> Any:
     """The class of a data set's config, or None."""
     return registered(DATASETS, dataset.get("type"))
@@ -49,6 +54,11 @@ def downloads(dataset: dict) -> bool:
     cls = dataset_class(dataset)
     parameter = inspect.signature(cls).parameters.get("download") if cls else None
     return dataset.get("download", parameter is not None and parameter.default)
+
+
+def reads_coco(dataset: dict) -> bool:
+    """Whether this is mmdet's ``CocoDataset``."""
+    return str(dataset.get("type")).endswith("CocoDataset")
 
 
 def reads_images_by_class(dataset: dict) -> bool:

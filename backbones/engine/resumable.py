@@ -23,6 +23,8 @@ from mmengine.hooks import Hook
 from mmengine.registry import DATA_SAMPLERS, DATASETS, HOOKS
 from torch.utils.data import Sampler
 
+from backbones.engine.broken_images import Replacements, report_broken_images
+
 
 def set_seed(*counters: int) -> None:
     """Seed Python's, NumPy's and torch's generators from a few non-negative integers."""
@@ -80,16 +82,25 @@ class SeededSampler(Sampler):
 class SeededDataset:
     """Wraps a data set and seeds the generators before each sample of a ``SeededSampler``.
 
+    A sample whose image is broken is replaced by another one; see ``broken_images``.
+
     Args:
         dataset: Config of the data set.
     """
 
     def __init__(self, dataset: dict) -> None:
         self.__dict__["dataset"] = DATASETS.build(dataset)
+        self.__dict__["replacements"] = Replacements()
 
     def __getitem__(self, index: SeededIndex) -> Any:
-        set_seed(*index.counters)
-        return self.dataset[int(index)]
+        def sample(attempt: int) -> Any:
+            if not attempt:
+                set_seed(*index.counters)
+                return self.dataset[int(index)]
+            set_seed(*index.counters, attempt)
+            return self.dataset[random.randrange(len(self))]
+
+        return self.replacements.draw(sample)
 
     def __len__(self) -> int:
         return len(self.dataset)
@@ -115,10 +126,15 @@ class SeedIterationHook(Hook):
 
 
 def make_resumable(cfg: Config) -> None:
-    """Put the three classes above into a training config, in place; call it last before building the runner."""
+    """Put the three classes above, and those of ``broken_images``, into a training config, in place.
+
+    Call it last before building the runner.
+    """
     loader = cfg.train_dataloader
     if loader.dataset.get("type") == "SeededDataset":  # the copy of a config that a work dir holds
         return
+    report_broken_images(cfg)
+    loader = cfg.train_dataloader
     loader.dataset = dict(type="SeededDataset", dataset=loader.dataset)
     loader.sampler = dict(type="SeededSampler", sampler=loader.sampler)
     cfg.custom_hooks = [*(cfg.get("custom_hooks") or []), dict(type="SeedIterationHook")]

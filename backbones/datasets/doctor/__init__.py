@@ -1,0 +1,1 @@
+"""Faults of data sets: found before training, and refused, repaired by a stated rule, or noted."""
