@@ -11,6 +11,8 @@ ROOT = Path(__file__).parent.resolve()
 FAMILIES = runpy.run_path(str(ROOT / "backbones" / "families.py"))  # the package itself imports mmengine
 EXTRAS = {
     "data": ["supervision"],  # Pascal VOC and YOLO labels
+    "demo": ["gradio"],  # predict --serve
+    "predict": ["pycocotools", "sahi"],  # masks, tiles
 }
 DEV = [
     *(name for names in EXTRAS.values() for name in names),

@@ -17,10 +17,8 @@ from mmengine.config import Config
 from mmengine.evaluator import BaseMetric, DumpResults
 from mmengine.registry import HOOKS, METRICS
 
-from backbones.checkpoints import CheckpointError, find_weights, load_pretrained
-from backbones.checkpoints import read_checkpoint as weights_of
 from backbones.cli import _runs
-from backbones.cli._checkpoints import check_fits, read_checkpoint
+from backbones.cli._checkpoints import check_fits, is_published, load_published, read_checkpoint
 from backbones.config.lookup import registered
 from backbones.datasets.check import check_data
 from backbones.datasets.find import evaluators
@@ -115,25 +113,6 @@ def dump_metric(path: str) -> BaseMetric:
     with METRICS.switch_scope_and_registry(None) as registry:
         compressing = registry.module_dict.get("DumpDetResults", DumpLabelMaps)
     return compressing(out_file_path=path)
-
-
-def is_published(path: str) -> bool:
-    """Whether a file has the checkpoint keys of the papers' authors, not those of a training with mmengine."""
-    try:
-        _, weights = find_weights(weights_of(path)[0])
-    except (CheckpointError, FileNotFoundError) as error:
-        raise UsageError(error) from error
-    return not any(name.removeprefix("module.").startswith("backbone.") for name in weights)
-
-
-def load_published(model: Any, path: str) -> None:
-    """Load a published file; unlike in training, every key must fit."""
-    try:
-        report = load_pretrained(model, path)
-    except CheckpointError as error:
-        raise UsageError(error) from error
-    if not report.complete:
-        raise UsageError(f"the file belongs to another model than the config's, or to another head:\n{report}")
 
 
 def note_classes(trained: Sequence[str] | None, tested: Sequence[str] | None) -> None:

@@ -61,9 +61,7 @@ def choose_ids(inputs: Sequence[Input], classes: Sequence[str], cfg: Config, ann
     return Ids(classes, range(len(classes)))
 
 
-def _match(
-    inputs: Sequence[Input], classes: Sequence[str], file: Path, folder: Path | None
-) -> tuple[Ids, list[str]]:
+def _match(inputs: Sequence[Input], classes: Sequence[str], file: Path, folder: Path | None) -> tuple[Ids, list[str]]:
     """The ids of an annotation file, and the inputs and classes that it lacks.
 
     Without the folder of its images, the end of an input's path must be a ``file_name``.
@@ -81,7 +79,8 @@ def _match(
         parts = entry.path.resolve().parts
         ends = [os.path.join(*parts[start:]) for start in range(1, len(parts))]
         names = ends if folder is None else [str(entry.path.resolve().relative_to(folder))]
-        matched |= {entry: images[name] for name in names if name in images}
+        if name := next((name for name in names if name in images), None):
+            matched[entry] = images[name]
     absent = [str(entry.path) for entry in inputs if entry not in matched]
     absent += [f"the class {name}" for name in classes if name not in categories]
     return Ids(classes, [categories.get(name, -1) for name in classes], matched), absent

@@ -80,7 +80,6 @@ class Inputs:
                 yield from self._video(file)
                 continue
             try:
-                check_complete(file.path)
                 image = read_image(file.path)
             except Exception as error:  # decoders raise anything
                 self.skipped[str(file.path)] = f"not a readable image ({error or type(error).__name__})"
@@ -100,21 +99,6 @@ class Inputs:
             self.skipped[str(file.path)] = "not a readable video"
         elif read < expected:
             self.skipped[f"{file.path}, from frame {read} on"] = f"its header states {expected} frames"
-
-
-def check_complete(path: Path) -> None:
-    """Refuse a JPEG or PNG that was cut off: OpenCV decodes its rest as grey.
-
-    Raises:
-        ValueError: if the end marker of the format is missing.
-    """
-    data = path.read_bytes()
-    if not data:
-        raise ValueError("the file is empty")
-    ends = {b"\xff\xd8": b"\xff\xd9", b"\x89P": b"IEND"}
-    end = ends.get(data[:2])
-    if end and end not in data[-4096:]:  # some cameras write a few bytes behind it
-        raise ValueError("the file is incomplete")
 
 
 def _frame_count(path: Path) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import Any
 
 import numpy as np
@@ -36,10 +37,14 @@ class Pictures:
 
     def draw(self, frame: Frame, sample: Any) -> np.ndarray:
         """The picture, height x width x BGR, 8 bits; small images are enlarged."""
-        image, sample = enlarge(np.ascontiguousarray(frame.image[..., ::-1].astype(np.uint8)), sample)
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", r"Warning: The (bbox|polygon|text) is out of bounds")  # of mmengine
+            self._draw(*enlarge(np.ascontiguousarray(frame.image[..., ::-1].astype(np.uint8)), sample))
+        return np.ascontiguousarray(self._drawn[..., ::-1])
+
+    def _draw(self, image: np.ndarray, sample: Any) -> None:
         if hasattr(self._visualizer, "visualize_cls"):
             self._visualizer.visualize_cls(image, sample, classes=self._classes, draw_gt=False)
         else:
             thresholds = {"pred_score_thr": self._score_thr} if "pred_instances" in sample else {}
             self._visualizer.add_datasample("predict", image, sample, draw_gt=False, **thresholds)
-        return np.ascontiguousarray(self._drawn[..., ::-1])

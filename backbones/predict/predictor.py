@@ -85,15 +85,21 @@ def class_meta(cfg: Config, trained: dict[str, Any] | None) -> dict[str, Any]:
         trained: ``meta.dataset_meta`` of the checkpoint.
 
     Returns:
-        ``classes`` (names, a tuple) and ``palette`` (RGB of each class), without those that are not known.
+        ``classes`` (names, or numbers if no names are known) and ``palette`` (RGB of each class).
     """
     dataset = next(inner_datasets(test_loader(cfg)), {})
     stated = {**getattr(dataset_class(dataset), "METAINFO", {}), **(dataset.get("metainfo") or {})}
     if isinstance(file := stated.get("classes"), str):  # a name a line
-        stated["classes"] = Path(file).read_text().split("\n") if Path(file).is_file() else None
+        stated["classes"] = Path(file).read_text().splitlines() if Path(file).is_file() else ()
     known = {**stated, **(trained or {})}
-    classes = [name for name in known.get("classes") or () if name]
-    meta: dict[str, Any] = dict(classes=tuple(classes)) if classes else {}
-    if classes and isinstance(known.get("palette"), (list, tuple)) and len(known["palette"]) >= len(classes):
-        meta["palette"] = [tuple(colour) for colour in known["palette"]]
-    return meta
+    classes = tuple(known.get("classes") or map(str, range(_class_number(cfg.model))))
+    palette = known.get("palette")
+    if not isinstance(palette, (list, tuple)) or len(palette) < len(classes):
+        palette = np.random.default_rng(0).integers(0, 256, (len(classes), 3)).tolist()
+    return dict(classes=classes, palette=[tuple(colour) for colour in palette])
+
+
+def _class_number(settings: Any) -> int:
+    """The largest ``num_classes`` in the config of a model."""
+    values = settings.values() if isinstance(settings, dict) else settings if isinstance(settings, list) else []
+    return max([settings.get("num_classes", 0) if isinstance(settings, dict) else 0, *map(_class_number, values)])

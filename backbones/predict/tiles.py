@@ -59,8 +59,8 @@ class TiledPredictor:
         whole = samples[-1]
         if "pred_instances" not in whole or "pred_panoptic_seg" in whole:
             raise UsageError(
-                "--tile is for detectors, whose boxes are merged; a segmentor of mmseg predicts in tiles by "
-                "--cfg-options model.test_cfg.mode=slide model.test_cfg.crop_size=(512,512) model.test_cfg.stride=(384,384)"
+                "--tile merges boxes, so it is for detectors; a semantic segmentor predicts in tiles with --cfg-options "
+                "model.test_cfg.mode=slide model.test_cfg.crop_size=(512,512) model.test_cfg.stride=(384,384)"
             )
         if len(tiles) == 1:
             return whole
@@ -95,7 +95,7 @@ class TiledPredictor:
 
 
 def _instances(predictions: list[Any], with_masks: bool, height: int, width: int) -> InstanceData:
-    """sahi's boxes as the host's, the best first."""
+    """Boxes of sahi as the host's, the best first."""
     predictions = sorted(predictions, key=lambda p: -p.score.value)
     found = InstanceData(
         bboxes=torch.tensor([p.bbox.to_xyxy() for p in predictions]).reshape(-1, 4).float(),

@@ -51,5 +51,5 @@ def encode(mask: Any) -> dict[str, Any]:
     """COCO's compressed run lengths of a mask, height x width."""
     from pycocotools import mask as coco
 
-    encoded = coco.encode(np.asfortranarray(mask, dtype=np.uint8))
+    encoded: Any = coco.encode(np.asfortranarray(mask, dtype=np.uint8))
     return {"size": list(map(int, encoded["size"])), "counts": encoded["counts"].decode()}

@@ -45,6 +45,8 @@ def _segments(sample: Any, classes: int) -> Iterator[tuple[int, int, np.ndarray]
     from mmdet.evaluation.functional import INSTANCE_OFFSET  # a value of the map: instance * INSTANCE_OFFSET + class
 
     values = sample.pred_panoptic_seg.sem_seg[0].numpy()
-    segments = [value for value in np.unique(values).tolist() if value % INSTANCE_OFFSET < classes]  # others: no segment
+    segments = [
+        value for value in np.unique(values).tolist() if value % INSTANCE_OFFSET < classes
+    ]  # others: no segment
     for segment, value in enumerate(segments, 1):
         yield segment, value % INSTANCE_OFFSET, values == value
