@@ -49,9 +49,7 @@ class TiledPredictor:
         from sahi.slicing import get_slice_bboxes
 
         height, width = frame.image.shape[:2]
-        size = dict(slice_height=self._tile, slice_width=self._tile)
-        overlap = dict(overlap_height_ratio=self._overlap, overlap_width_ratio=self._overlap)
-        tiles = get_slice_bboxes(height, width, **size, **overlap)
+        tiles = get_slice_bboxes(height, width, self._tile, self._tile, False, self._overlap, self._overlap)
         if len(tiles) > 1:
             tiles.append([0, 0, width, height])  # objects larger than a tile
         crops = [Frame(frame.source, np.ascontiguousarray(frame.image[y1:y2, x1:x2])) for x1, y1, x2, y2 in tiles]
@@ -59,7 +57,7 @@ class TiledPredictor:
         whole = samples[-1]
         if "pred_instances" not in whole or "pred_panoptic_seg" in whole:
             raise UsageError(
-                "--tile merges boxes, so it is for detectors; a semantic segmentor predicts in tiles with --cfg-options "
+                "--tile merges boxes, so it is for detectors; a semantic segmentor predicts tiles with --cfg-options "
                 "model.test_cfg.mode=slide model.test_cfg.crop_size=(512,512) model.test_cfg.stride=(384,384)"
             )
         if len(tiles) == 1:
