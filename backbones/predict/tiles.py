@@ -17,7 +17,7 @@ OVERLAPPING = 0.5  # share of the smaller box above which two boxes of a class a
 
 
 class TiledPredictor:
-    """Predicts the tiles of an image and the whole image, and merges the boxes.
+    """Predicts the tiles of an image, and boxes larger than a tile from the whole image, and merges the boxes.
 
     Args:
         predictor: Predicts tiles.
@@ -51,7 +51,7 @@ class TiledPredictor:
         height, width = frame.image.shape[:2]
         tiles = get_slice_bboxes(height, width, self._tile, self._tile, False, self._overlap, self._overlap)
         if len(tiles) > 1:
-            tiles.append([0, 0, width, height])  # objects larger than a tile
+            tiles.append([0, 0, width, height])
         crops = [Frame(frame.source, np.ascontiguousarray(frame.image[y1:y2, x1:x2])) for x1, y1, x2, y2 in tiles]
         samples = [sample for _, sample in self._predictor(crops)]
         whole = samples[-1]
@@ -62,10 +62,13 @@ class TiledPredictor:
             )
         if len(tiles) == 1:
             return whole
+        parts = [sample.pred_instances for sample in samples]
+        sides = parts[-1].bboxes[:, 2:] - parts[-1].bboxes[:, :2]
+        parts[-1] = parts[-1][sides.amax(1) > self._tile]  # of the whole image: the rest is found better in the tiles
         found = [
             prediction
-            for (x, y, *_), sample in zip(tiles, samples, strict=True)
-            for prediction in self._predictions(sample.pred_instances, (x, y), (height, width))
+            for (x, y, *_), part in zip(tiles, parts, strict=True)
+            for prediction in self._predictions(part, (x, y), (height, width))
         ]
         merge = GreedyNMMPostprocess(match_threshold=OVERLAPPING, match_metric="IOS", class_agnostic=False)
         whole.pred_instances = _instances(merge(found) if found else [], "masks" in whole.pred_instances, height, width)
