@@ -28,9 +28,9 @@ def make_page(predictor: Predict, ids: Ids, pictures: Pictures, title: str) -> A
     except ImportError as error:
         raise UsageError("--serve needs gradio; install it: pip install 'densebackbones[demo]'") from error
 
-    def answer(image: np.ndarray | None) -> tuple[np.ndarray, list[dict[str, Any]]]:
-        if image is None:
-            raise gradio.Error("Drop an image first.")
+    def answer(image: np.ndarray | None) -> tuple[np.ndarray | None, list[dict[str, Any]]]:
+        if image is None:  # it was removed from the page
+            return None, []
         frame = Frame(Input(Path("image"), "image"), np.ascontiguousarray(image[..., ::-1]))
         ((_, sample),) = predictor([frame])
         records = task_of(sample).records(sample, range(len(ids.classes)))
@@ -44,6 +44,7 @@ def make_page(predictor: Predict, ids: Ids, pictures: Pictures, title: str) -> A
         inputs=gradio.Image(type="numpy", image_mode="RGB", label="image"),
         outputs=[gradio.Image(type="numpy", label="prediction"), gradio.JSON(label="results")],
         title=title,
+        live=True,
         flagging_mode="never",
         analytics_enabled=False,
     )
