@@ -150,9 +150,7 @@ def test_the_best_five_classes_are_those_of_test(tmp_path):
     data = SHARED / "data" / "flowers_small"
     if not data.is_dir():
         pytest.skip(f"no photographs of flowers: {data}")
-    model = make_model(
-        tmp_path, ROOT / "configs" / "revcol_flowers.py", data, {"test_dataloader.dataset.indices": 2}
-    )
+    model = make_model(tmp_path, ROOT / "configs" / "revcol_flowers.py", data, {"test_dataloader.dataset.indices": 2})
     dump = dump_of_test(model, tmp_path)
     verb("predict", *model, *[sample["img_path"] for sample in dump], "-o", tmp_path / "out")
     records, images = read(tmp_path / "out")
