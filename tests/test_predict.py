@@ -7,6 +7,7 @@ import shlex
 import shutil
 import socket
 import subprocess
+import sys
 from pathlib import Path
 
 import cv2
@@ -37,7 +38,7 @@ CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shuti
 
 
 def make_model(folder: Path, config: Path, data: Path, options: dict, classes: list[str] | None = None) -> list[Path]:
-    """A small model of a config with random weights, as after a training: the config in its work dir, and a checkpoint."""
+    """The config in a work dir and the checkpoint of a small model with random weights."""
     options = [f"{key}={value}" for key, value in {**options, **ONE_PROCESS}.items()]
     cfg = load_config(cli.parse_args("test", [str(config), "-", "--data-root", str(data), "--cfg-options", *options]))
     torch.manual_seed(0)
@@ -69,6 +70,7 @@ def dump_of_test(model: list[Path], out: Path) -> list[dict]:
 
 
 # ------------------------------------------------------------------------------------------------------ results of test
+@pytest.mark.slow
 def test_boxes_masks_and_ids_are_those_of_test_with_any_batch_size(detector, data, tmp_path):
     dump = dump_of_test(detector, tmp_path)
     verb("predict", *detector, *[sample["img_path"] for sample in dump], "-o", tmp_path / "out", "--batch-size", 2)
@@ -125,6 +127,7 @@ def test_ids_are_an_annotation_files_or_numbers(detector, photographs, data, tmp
     assert not (tmp_path / "no").exists()
 
 
+@pytest.mark.slow
 def test_label_maps_are_those_of_test(tmp_path):
     data = SHARED / "data" / "coco_semantic_tiny"
     if not data.is_dir():
@@ -133,7 +136,7 @@ def test_label_maps_are_those_of_test(tmp_path):
     model = make_model(tmp_path, SEGMENTOR, data, SMALL_SEGMENTOR, classes)
     dump = dump_of_test(model, tmp_path)
     verb("predict", *model, *[sample["img_path"] for sample in dump], "-o", tmp_path / "out", "--batch-size", 2)
-    records, images = read(tmp_path / "out")
+    _, images = read(tmp_path / "out")
     assert images["categories"] == [dict(id=i, name=name) for i, name in enumerate(classes)]
     results = COCO(str(tmp_path / "out" / "images.json")).loadRes(str(tmp_path / "out" / "predictions.json"))
     for image, sample in zip(images["images"], dump, strict=True):
@@ -179,7 +182,6 @@ def test_segments_of_a_panoptic_model_are_in_cocos_panoptic_format(photographs, 
     model = make_model(tmp_path / "model", stock, data, small)
     verb("predict", *model, photographs[0], "-o", tmp_path / "out")
     records, images = read(tmp_path / "out")
-    (image,) = images["images"]
     (annotation,) = json.loads((tmp_path / "out" / "panoptic.json").read_text())["annotations"]
     assert (annotation["image_id"], annotation["file_name"]) == (1, f"{photographs[0].stem}.png")
     blue, green, red = cv2.imread(str(tmp_path / "out" / "label_maps" / annotation["file_name"])).astype(int).T
@@ -256,6 +258,25 @@ def test_inputs_have_names_of_their_own(tmp_path):
 def test_wrong_arguments_are_refused(arguments, message, detector, photographs, tmp_path, monkeypatch, fail):
     monkeypatch.chdir(tmp_path)
     assert message in fail("predict", *detector, *[a.format(image=photographs[0]) for a in arguments])
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("package", "extra", "arguments"),
+    [
+        ("sahi", "predict", ["{image}", "-o", "out", "--tile", "64"]),
+        ("pycocotools", "predict", ["{image}", "-o", "out"]),
+        ("gradio", "demo", ["--serve"]),
+    ],
+)
+def test_missing_packages_are_named_with_their_extra(
+    package, extra, arguments, detector, photographs, tmp_path, monkeypatch, fail
+):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setitem(sys.modules, package, None)  # as if it was not installed
+    message = fail("predict", *detector, *[a.format(image=photographs[0]) for a in arguments])
+    assert package in message
+    assert f"pip install 'densebackbones[{extra}]'" in message
     assert list(tmp_path.iterdir()) == []
 
 

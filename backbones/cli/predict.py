@@ -64,8 +64,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--tile",
         type=int,
         metavar="PIXELS",
-        help="for images larger than those of the training: predict square tiles of this side, and objects larger than a "
-        "tile from the whole image, and merge the boxes of at least --score-thr; detectors only",
+        help="for images larger than those of the training: predict square tiles of this side, and larger objects from "
+        "the whole image, and merge the boxes of at least --score-thr; detectors only",
     )
     parser.add_argument(
         "--overlap",

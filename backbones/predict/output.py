@@ -57,13 +57,14 @@ class Output:
             "width": width,
             "height": height,
         }
+        records = self._task.records(sample, self._ids.categories)
         labels = self._task.label_map(sample, len(self._ids.classes))
         if labels is not None:
             name = frame.source.name if frame.index is None else f"{frame.source.name}/{frame.index:06}"
             image["label_map"] = f"{name}.png"
             _write(self.folder / "label_maps" / image["label_map"], labels)
         self.images.append(image)
-        self.records += [{"image_id": image["id"], **r} for r in self._task.records(sample, self._ids.categories)]
+        self.records += [{"image_id": image["id"], **record} for record in records]
         picture = self._pictures.draw(frame, sample)
         file = self.folder / "pictures" / frame.source.name
         if frame.index is None:

@@ -7,6 +7,8 @@ from typing import Any
 
 import numpy as np
 
+from backbones.usage import UsageError
+
 Record = dict[str, Any]
 
 
@@ -48,8 +50,14 @@ class Task:
 
 
 def encode(mask: Any) -> dict[str, Any]:
-    """COCO's compressed run lengths of a mask, height x width."""
-    from pycocotools import mask as coco
+    """COCO's compressed run lengths of a mask, height x width.
 
+    Raises:
+        UsageError: if pycocotools is not installed; mmdet brings it.
+    """
+    try:
+        from pycocotools import mask as coco
+    except ImportError as error:
+        raise UsageError("masks are written by pycocotools: pip install 'densebackbones[predict]'") from error
     encoded: Any = coco.encode(np.asfortranarray(mask, dtype=np.uint8))
     return {"size": list(map(int, encoded["size"])), "counts": encoded["counts"].decode()}
