@@ -16,7 +16,7 @@ EXTRAS = {
 }
 DEV = [
     *(name for names in EXTRAS.values() for name in names),
-    *("build", "matplotlib", "pyright", "pytest", "pytest-xdist", "ruff", "timm"),
+    *("build", "matplotlib", "playwright", "pyright", "pytest", "pytest-xdist", "ruff", "timm"),
     *("mkdocs<2", "mkdocs-material", "mkdocstrings-python"),
 ]
 

@@ -105,11 +105,13 @@ def main(args: argparse.Namespace) -> int:
         make_page(predictor, ids, pictures, Path(args.config).stem).launch()
         return 0
     output = Output(args.out, ids, pictures)
-    with tqdm(total=inputs.count(), unit="image") as bar:
-        for frame, sample in predictor(inputs.frames(predictor.read)):
-            output.add(frame, sample)
-            bar.update()
-    output.close()
+    try:
+        with tqdm(total=inputs.count(), unit="image") as bar:
+            for frame, sample in predictor(inputs.frames(predictor.read)):
+                output.add(frame, sample)
+                bar.update()
+    finally:  # an interrupted run keeps its results
+        output.close()
     for name, reason in inputs.skipped.items():
         note(f"skipped {name}: {reason}")
     if not output.images:
