@@ -11,8 +11,8 @@ ROOT = Path(__file__).parent.resolve()
 FAMILIES = runpy.run_path(str(ROOT / "backbones" / "families.py"))  # the package itself imports mmengine
 EXTRAS = {
     "data": ["supervision"],  # Pascal VOC and YOLO labels
-    "predict": ["sahi"],  # --tile
-    "demo": ["gradio"],  # --serve
+    "predict": ["pycocotools", "sahi"],  # masks, --tile
+    "demo": ["gradio"],  # predict --serve
     "export": ["onnx", "onnxruntime", "onnxscript"],
 }
 DEV = [

@@ -1,215 +1,351 @@
-"""``predict``: the boxes of ``test``, files that other tools read, videos, tiles, and skipped inputs."""
+"""predict: the results of test in files that pycocotools reads, for images, folders and videos, and a page."""
 
-import contextlib
 import json
 import pickle
 import re
+import shlex
 import shutil
 import socket
 import subprocess
-import time
+import sys
 from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
 import torch
-from mmengine.config import Config
-from mmengine.registry import init_default_scope
+from conftest import SHARED
+from pycocotools import mask as coco_mask
 from pycocotools.coco import COCO
+from test_segmentation import CONFIG as SEGMENTOR
+from test_segmentation import SMALL as SMALL_SEGMENTOR
+from test_tools import CONFIG as DETECTOR
+from test_tools import SMALL as SMALL_DETECTOR
 from tool_runs import ROOT, command, environment, verb
 
 from backbones import cli
-from backbones.config.hosts import find_config
-from backbones.config.lookup import import_host
-from backbones.predict.inputs import find
-from backbones.predict.predictor import build_model
-from backbones.predict.tiles import corners
-from backbones.usage import UsageError
+from backbones.cli._runs import load_config
+from backbones.cli.predict import build_model
+from backbones.predict.inputs import Frame, Input, find_inputs
+from backbones.predict.predictor import Predictor
+from backbones.predict.tiles import TiledPredictor
 
-DETECTOR = "densebackbones::revcol_maskrcnn_sample.py"
-SHAPES = ("disc", "rectangle", "triangle", "star", "ring")
-pytestmark = [
-    pytest.mark.filterwarnings("ignore::UserWarning"),  # the hosts' visualizers
-    pytest.mark.filterwarnings("ignore:__array:DeprecationWarning"),  # mmdet and pycocotools on numpy 2
-]
+# of the hosts' own code
+pytestmark = pytest.mark.filterwarnings("ignore::UserWarning", "ignore::DeprecationWarning", "ignore::FutureWarning")
+
+ONE_PROCESS = {"test_dataloader.num_workers": 0, "test_dataloader.persistent_workers": False}
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 
 
-def checkpoint(config: str, file: Path, classes: tuple[str, ...]) -> Path:
-    """A file as a training writes it, of random weights."""
-    cfg = Config.fromfile(find_config(config))
-    import_host(cfg.default_scope)
-    init_default_scope(cfg.default_scope)
+def make_model(folder: Path, config: Path, data: Path, options: dict, classes: list[str] | None = None) -> list[Path]:
+    """The config in a work dir and the checkpoint of a small model with random weights."""
+    options = [f"{key}={value}" for key, value in {**options, **ONE_PROCESS}.items()]
+    cfg = load_config(cli.parse_args("test", [str(config), "-", "--data-root", str(data), "--cfg-options", *options]))
     torch.manual_seed(0)
-    model = build_model(cfg)
-    for name, value in model.named_parameters():
-        if name.endswith("fc_cls.bias"):
-            torch.nn.init.normal_(value, std=2)  # scores above the threshold
-    torch.save(dict(state_dict=model.state_dict(), meta=dict(dataset_meta=dict(classes=classes))), file)
-    return file
+    paths = [folder / config.name, folder / "epoch_1.pth"]
+    cfg.dump(paths[0])
+    meta = {"dataset_meta": {"classes": classes}} if classes else {}
+    torch.save({"state_dict": build_model(cfg).state_dict(), "meta": meta}, paths[1])
+    return paths
 
 
 @pytest.fixture(scope="module")
-def detector(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return checkpoint(DETECTOR, tmp_path_factory.mktemp("detector") / "epoch_1.pth", SHAPES)
+def detector(data: Path, tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    return make_model(tmp_path_factory.mktemp("detector"), DETECTOR, data, SMALL_DETECTOR)
 
 
+@pytest.fixture
+def photographs(data: Path) -> list[Path]:
+    return sorted((data / "val2017").glob("*.jpg"))
+
+
+def read(out: Path) -> tuple[list[dict], dict]:
+    return json.loads((out / "predictions.json").read_text()), json.loads((out / "images.json").read_text())
+
+
+def dump_of_test(model: list[Path], out: Path) -> list[dict]:
+    """The dump of the verb test."""
+    verb("test", *model, "--work-dir", out / "work", "--out", out / "test.pkl")
+    return pickle.loads((out / "test.pkl").read_bytes())
+
+
+# ------------------------------------------------------------------------------------------------------ results of test
 @pytest.mark.slow
-def test_boxes_are_those_of_test_and_pycocotools_reads_them(detector, sample, tmp_path, capsys):
-    images, annotations = sample / "val2017", sample / "annotations" / "instances_val2017.json"
-    verb("predict", DETECTOR, detector, images, "-o", tmp_path / "out", "--annotations", annotations)
-    results = json.loads((tmp_path / "out" / "predictions.json").read_text())
-    options = [
-        "test_dataloader.num_workers=0",
-        "test_dataloader.persistent_workers=False",
-        "test_dataloader.batch_size=1",
+def test_boxes_masks_and_ids_are_those_of_test_with_any_batch_size(detector, data, tmp_path):
+    dump = dump_of_test(detector, tmp_path)
+    verb("predict", *detector, *[sample["img_path"] for sample in dump], "-o", tmp_path / "out", "--batch-size", 2)
+    records, images = read(tmp_path / "out")
+    annotations = COCO(str(data / "annotations" / "instances_val2017.json"))
+    assert [annotations.imgs[image["id"]]["file_name"] for image in images["images"]] == [
+        Path(sample["img_path"]).name for sample in dump
     ]
-    given = ("--data-root", sample, "--work-dir", tmp_path, "--out", tmp_path / "dump.pkl", "--cfg-options", *options)
-    verb("test", DETECTOR, detector, *given)
-    expected = pickle.loads((tmp_path / "dump.pkl").read_bytes())
-    assert sum(len(item["pred_instances"]["scores"]) for item in expected) == len(results) > 20
-    for item in expected:
-        own = [result for result in results if result["image_id"] == item["img_id"]]
-        boxes = torch.tensor([result["bbox"] for result in own])
+    assert len(records) == 10
+    for sample in dump:
+        found, (height, width) = sample["pred_instances"], sample["ori_shape"]
+        mine = [record for record in records if record["image_id"] == sample["img_id"]]
+        boxes = np.array([record["bbox"] for record in mine])
         boxes[:, 2:] += boxes[:, :2]
-        torch.testing.assert_close(boxes, item["pred_instances"]["bboxes"], rtol=0, atol=1e-3)
-        scores = torch.tensor([result["score"] for result in own])
-        torch.testing.assert_close(scores, item["pred_instances"]["scores"], rtol=0, atol=1e-6)
-    for truth in (COCO(annotations), COCO(tmp_path / "out" / "images.json")):
-        loaded = truth.loadRes(str(tmp_path / "out" / "predictions.json"))
-        assert len(loaded.anns) == len(results)
-        assert all(loaded.annToMask(annotation).shape == (160, 160) for annotation in loaded.anns.values())
-    pictures = {path.name for path in (tmp_path / "out" / "pictures").iterdir()}
-    assert pictures == {path.name for path in images.iterdir()}
+        np.testing.assert_allclose(boxes, found["bboxes"], rtol=0, atol=1e-3)
+        np.testing.assert_allclose([record["score"] for record in mine], found["scores"], rtol=1e-5)
+        names = [annotations.cats[record["category_id"]]["name"] for record in mine]
+        classes = [category["name"] for category in images["categories"]]
+        assert names == [classes[label] for label in found["labels"]]
+        for record, mask in zip(mine, found["masks"], strict=True):
+            assert record["segmentation"]["size"] == [height, width]
+            assert (coco_mask.decode(record["segmentation"]) != coco_mask.decode(mask)).mean() < 1e-3
+    results = annotations.loadRes(str(tmp_path / "out" / "predictions.json"))
+    assert results.annToMask(results.anns[1]).shape == tuple(dump[0]["ori_shape"])
+    pictures = sorted((tmp_path / "out" / "pictures").iterdir())
+    assert [picture.stem for picture in pictures] == sorted(Path(sample["img_path"]).stem for sample in dump)
+
+
+def test_ids_are_an_annotation_files_or_numbers(detector, photographs, data, tmp_path, fail):
+    (tmp_path / "a" / "b").mkdir(parents=True)
+    copies = [str(shutil.copy(photographs[i], tmp_path / "a" / name)) for i, name in enumerate(["b/1.jpg", "1.jpg"])]
+    verb("predict", *detector, tmp_path / "a", "-o", tmp_path / "numbers")
+    records, images = read(tmp_path / "numbers")
+    assert [image["file_name"] for image in images["images"]] == [copies[1], copies[0]]
+    assert [image["id"] for image in images["images"]] == [1, 2]
+    assert [category["id"] for category in images["categories"]] == list(range(80))
+    assert [record["id"] for record in records] == list(range(1, 11))
+    results = COCO(str(tmp_path / "numbers" / "images.json")).loadRes(str(tmp_path / "numbers" / "predictions.json"))
+    assert set(results.imgToAnns) == {1, 2}
+    assert sorted(str(p.relative_to(tmp_path / "numbers")) for p in (tmp_path / "numbers").rglob("*.jpg")) == [
+        *("pictures/1.jpg", "pictures/b/1.jpg")
+    ]
+
+    content = json.loads((data / "annotations" / "instances_val2017.json").read_text())
+    content["images"] = [dict(id=70, file_name="b/1.jpg")]
+    annotations = tmp_path / "mine.json"
+    annotations.write_text(json.dumps(content))
+    verb("predict", *detector, copies[0], "-o", tmp_path / "given", "--annotations", annotations)
+    records, images = read(tmp_path / "given")
+    assert {record["image_id"] for record in records} == {70}
+    assert images["categories"] == [dict(id=c["id"], name=c["name"]) for c in content["categories"]]
+    message = fail("predict", *detector, copies[1], "-o", tmp_path / "no", "--annotations", annotations)
+    assert message.startswith(f"--annotations {annotations} lacks {copies[1]}")
+    assert not (tmp_path / "no").exists()
 
 
 @pytest.mark.slow
-def test_unreadable_files_are_skipped_by_name(detector, sample, tmp_path, capsys, fail):
-    (tmp_path / "in").mkdir()
-    image = next((sample / "val2017").iterdir())
-    (tmp_path / "in" / "good.jpg").write_bytes(image.read_bytes())
-    (tmp_path / "in" / "cut.jpg").write_bytes(b"")
-    (tmp_path / "in" / "page.png").write_text("<html>")
-    (tmp_path / "in" / "film.mp4").write_text("no film")
-    assert cli.run("predict", list(map(str, (DETECTOR, detector, tmp_path / "in", "-o", tmp_path / "out")))) == 3
-    printed = capsys.readouterr().out
-    assert "predictions on 1 images" in printed
-    assert all(f"{tmp_path / 'in' / name}: " in printed for name in ("cut.jpg", "page.png", "film.mp4"))
-    assert "exists and is left alone" in fail("predict", DETECTOR, detector, tmp_path / "in", "-o", tmp_path / "out")
-    assert "names no image or video" in fail("predict", DETECTOR, detector, tmp_path / "no", "-o", tmp_path / "new")
-    assert "belongs to another model" in fail(
-        "predict", "densebackbones::vit_maskrcnn_sample.py", detector, tmp_path / "in", "-o", tmp_path / "new"
-    )
+def test_label_maps_are_those_of_test(tmp_path):
+    data = SHARED / "data" / "coco_semantic_tiny"
+    if not data.is_dir():
+        pytest.skip(f"no photographs with label maps: {data}")
+    classes = (data / "classes.txt").read_text().splitlines()
+    model = make_model(tmp_path, SEGMENTOR, data, SMALL_SEGMENTOR, classes)
+    dump = dump_of_test(model, tmp_path)
+    verb("predict", *model, *[sample["img_path"] for sample in dump], "-o", tmp_path / "out", "--batch-size", 2)
+    _, images = read(tmp_path / "out")
+    assert images["categories"] == [dict(id=i, name=name) for i, name in enumerate(classes)]
+    results = COCO(str(tmp_path / "out" / "images.json")).loadRes(str(tmp_path / "out" / "predictions.json"))
+    for image, sample in zip(images["images"], dump, strict=True):
+        labels = cv2.imread(str(tmp_path / "out" / "label_maps" / image["label_map"]), cv2.IMREAD_UNCHANGED)
+        assert labels.dtype == np.uint8
+        np.testing.assert_array_equal(labels, sample["pred_sem_seg"]["data"][0].numpy())
+        mine = [record for record in results.anns.values() if record["image_id"] == image["id"]]
+        assert {record["category_id"] for record in mine} == set(np.unique(labels).tolist())
+        for record in mine:
+            np.testing.assert_array_equal(results.annToMask(record), labels == record["category_id"])
 
 
-@pytest.mark.slow
-def test_video_becomes_a_video_and_tiles_cover_large_images(detector, sample, tmp_path):
-    frames = [cv2.imread(str(path)) for path in sorted((sample / "val2017").iterdir())[:3]]
-    writer = cv2.VideoWriter(str(tmp_path / "clip.mp4"), cv2.VideoWriter_fourcc(*"mp4v"), 5, (160, 160))
+def test_the_best_five_classes_are_those_of_test(tmp_path):
+    data = SHARED / "data" / "flowers_small"
+    if not data.is_dir():
+        pytest.skip(f"no photographs of flowers: {data}")
+    model = make_model(tmp_path, ROOT / "configs" / "revcol_flowers.py", data, {"test_dataloader.dataset.indices": 2})
+    dump = dump_of_test(model, tmp_path)
+    verb("predict", *model, *[sample["img_path"] for sample in dump], "-o", tmp_path / "out")
+    records, images = read(tmp_path / "out")
+    for number, sample in enumerate(dump, 1):
+        scores, labels = sample["pred_score"].sort(descending=True)
+        mine = [record for record in records if record["image_id"] == number]
+        assert [record["category_id"] for record in mine] == labels.tolist()
+        np.testing.assert_allclose([record["score"] for record in mine], scores, rtol=1e-4)
+    assert [category["name"] for category in images["categories"]] == list("01234")  # no names in config and checkpoint
+    results = COCO(str(tmp_path / "out" / "images.json")).loadRes(str(tmp_path / "out" / "predictions.json"))
+    assert len(results.anns) == 10
+    assert len(list((tmp_path / "out" / "pictures").glob("*.jpg"))) == 2
+
+
+def test_segments_of_a_panoptic_model_are_in_cocos_panoptic_format(photographs, data, tmp_path):
+    stock = tmp_path / "panoptic.py"
+    verb("drop-in", "mmdet::panoptic_fpn/panoptic-fpn_r50_fpn_1x_coco.py", "--backbone", "RevCol", "-o", stock)
+    small = {
+        key: value
+        for key, value in SMALL_DETECTOR.items()
+        if key.startswith("model") and not key.endswith("_delete_") and ".rcnn." not in key
+    }
+    small |= {"model.semantic_head.in_channels": 16, "model.semantic_head.inner_channels": 32}
+    small |= {"test_dataloader.dataset.pipeline.1.scale": "(96,96)"}
+    (tmp_path / "model").mkdir()
+    model = make_model(tmp_path / "model", stock, data, small)
+    verb("predict", *model, photographs[0], "-o", tmp_path / "out")
+    records, images = read(tmp_path / "out")
+    (annotation,) = json.loads((tmp_path / "out" / "panoptic.json").read_text())["annotations"]
+    assert (annotation["image_id"], annotation["file_name"]) == (1, f"{photographs[0].stem}.png")
+    blue, green, red = cv2.imread(str(tmp_path / "out" / "label_maps" / annotation["file_name"])).astype(int).T
+    ids = (red + 256 * green + 65536 * blue).T
+    assert {segment["id"] for segment in annotation["segments_info"]} == set(np.unique(ids)) - {0}
+    assert len(records) == len(annotation["segments_info"]) > 0
+    for record, segment in zip(records, annotation["segments_info"], strict=True):
+        assert record["category_id"] == segment["category_id"] < len(images["categories"])
+        np.testing.assert_array_equal(coco_mask.decode(record["segmentation"]), ids == segment["id"])
+
+
+# -------------------------------------------------------------------------------------------------------------- inputs
+def test_a_video_gives_a_video_and_a_number_for_each_frame(detector, photographs, tmp_path):
+    frames = [cv2.resize(cv2.imread(str(path)), (96, 64)) for path in photographs[:3]]
+    writer = cv2.VideoWriter(str(tmp_path / "film.avi"), cv2.VideoWriter.fourcc(*"MJPG"), 5, (96, 64))
     for frame in frames:
         writer.write(frame)
     writer.release()
-    cv2.imwrite(str(tmp_path / "large.png"), np.hstack(frames))
-    inputs = (tmp_path / "clip.mp4", tmp_path / "large.png")
-    verb("predict", DETECTOR, detector, *inputs, "-o", tmp_path / "out", "--tile", 160, "--overlap", 0.25)
-    made = cv2.VideoCapture(str(tmp_path / "out" / "videos" / "clip.mp4"))
-    assert int(made.get(cv2.CAP_PROP_FRAME_COUNT)) == 3
-    images = json.loads((tmp_path / "out" / "images.json").read_text())["images"]
-    assert [image["file_name"] for image in images] == ["large.png", *(f"clip.mp4/{i:06d}" for i in range(3))]
-    boxes = [r["bbox"] for r in json.loads((tmp_path / "out" / "predictions.json").read_text()) if r["image_id"] == 1]
-    lefts = np.array(boxes)[:, 0]
-    assert all(((lefts >= start) & (lefts < start + 160)).any() for start in (0, 160, 320))
+    verb("predict", *detector, tmp_path / "film.avi", "-o", tmp_path / "out", "--score-thr", 1)
+    records, images = read(tmp_path / "out")
+    assert [(image["id"], image["frame"], image["width"], image["height"]) for image in images["images"]] == [
+        *((1, 0, 96, 64), (2, 1, 96, 64), (3, 2, 96, 64))
+    ]
+    assert {record["image_id"] for record in records} == {1, 2, 3}
+    video = cv2.VideoCapture(str(tmp_path / "out" / "pictures" / "film.mp4"))
+    assert video.get(cv2.CAP_PROP_FPS) == 5
+    for frame in frames:  # enlarged; no box reaches the score 1
+        read_, picture = video.read()
+        assert read_
+        assert picture.shape == (64 * 5, 96 * 5, 3)
+        assert abs(cv2.resize(picture, (96, 64)).astype(int) - frame).mean() < 12
+    assert not video.read()[0]
 
 
-def test_tiles_cover_the_image_and_overlap():
-    places = corners(height=300, width=500, side=200, overlap=0.25)
-    covered = np.zeros((300, 500), int)
-    for left, top, right, bottom in places:
-        assert (right - left, bottom - top) == (200, 200)
-        covered[top:bottom, left:right] += 1
-    assert covered.min() == 1 < covered.max()
+def test_unreadable_files_are_named_and_skipped_with_status_3(detector, photographs, tmp_path, capsys, fail):
+    (tmp_path / "page.jpg").write_text("<html>")
+    (tmp_path / "cut.jpg").write_bytes(photographs[0].read_bytes()[:9000])
+    (tmp_path / "cut.mp4").write_bytes(b"nothing")
+    broken = [tmp_path / name for name in ("page.jpg", "cut.jpg", "cut.mp4", "absent.jpg")]
+    out = tmp_path / "out"
+    assert cli.run("predict", [*map(str, [*detector, *broken, photographs[0], "-o", out])]) == 3
+    said = capsys.readouterr().err
+    for path in broken:
+        assert said.count(f"note: skipped {path}: ") == 1
+    assert len(read(out)[1]["images"]) == 1
+    assert "no input can be read" in fail("predict", *detector, *broken, "-o", tmp_path / "nothing")
+    assert not (tmp_path / "nothing").exists()
+    assert "exists and is left alone" in fail("predict", *detector, photographs[0], "-o", out)
 
 
+def test_inputs_have_names_of_their_own(tmp_path):
+    for name in ("a/1.jpg", "a/1.png", "b/1.jpg", "b/film.MP4", "b/notes.txt"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+    found = find_inputs([str(tmp_path / "b"), str(tmp_path / "*" / "1.*"), str(tmp_path / "b" / "1.jpg")])
+    assert [file.name for file in found.files] == ["b/1", "b/film", "a/1_jpg", "a/1_png"]
+    assert [file.is_video for file in found.files] == [False, True, False, False]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["absent*.jpg", "-o", "out"], "there is nothing to predict (absent*.jpg: there is no such file)"),
+        (["-o", "out"], "there is nothing to predict: name images"),
+        (["x.jpg"], "name a folder for the results: -o FOLDER"),
+        (["x.jpg", "--serve"], "--serve takes no INPUT"),
+        (["{image}", "-o", "out", "--batch-size", "0"], "--batch-size is 0"),
+        (["{image}", "-o", "out", "--device", "abacus"], "--device abacus: "),
+        (["{image}", "-o", "out", "--tile", "64", "--overlap", "1"], "--tile 64 --overlap 1.0: "),
+        (["{image}", "-o", "out", "--annotations", "no.json"], "no.json cannot be read as COCO annotations"),
+        (["{image}", "-o", "out", "--cfg-options", "model.neck.out_channels=8"], "belongs to another model"),
+    ],
+)
+def test_wrong_arguments_are_refused(arguments, message, detector, photographs, tmp_path, monkeypatch, fail):
+    monkeypatch.chdir(tmp_path)
+    assert message in fail("predict", *detector, *[a.format(image=photographs[0]) for a in arguments])
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("package", "extra", "arguments"),
+    [
+        ("sahi", "predict", ["{image}", "-o", "out", "--tile", "64"]),
+        ("pycocotools", "predict", ["{image}", "-o", "out"]),
+        ("gradio", "demo", ["--serve"]),
+    ],
+)
+def test_missing_packages_are_named_with_their_extra(
+    package, extra, arguments, detector, photographs, tmp_path, monkeypatch, fail
+):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setitem(sys.modules, package, None)  # as if it was not installed
+    message = fail("predict", *detector, *[a.format(image=photographs[0]) for a in arguments])
+    assert package in message
+    assert f"pip install 'densebackbones[{extra}]'" in message
+    assert list(tmp_path.iterdir()) == []
+
+
+# --------------------------------------------------------------------------------------------------------------- tiles
+def test_tiles_find_the_boxes_of_each_tile_and_merge_the_parts_of_an_object(detector, photographs):
+    cfg = load_config(cli.parse_args("predict", [*map(str, detector), "-"]))
+    model = build_model(cfg)
+    model.load_state_dict(torch.load(detector[1])["state_dict"])
+    predictor = Predictor(model, cfg)
+    tile = cv2.resize(cv2.imread(str(photographs[0])), (96, 96))
+    source = Input(photographs[0], "tiles")
+
+    def boxes(predict, image: np.ndarray) -> torch.Tensor:
+        ((_, sample),) = predict([Frame(source, image)])
+        found = sample.pred_instances
+        assert found.masks.shape == (len(found), *image.shape[:2])
+        assert found.scores.diff().max() <= 0
+        return found.bboxes
+
+    alone = boxes(predictor, tile)
+    torch.testing.assert_close(boxes(TiledPredictor(predictor, 96, 0.2, 0), tile), alone)
+    twice = boxes(TiledPredictor(predictor, 96, 0, 0), np.hstack([tile, tile]))
+    left, right = twice[twice[:, 2] <= 96], twice[twice[:, 0] >= 96]
+    torch.testing.assert_close(right, left + torch.tensor([96.0, 0, 96, 0]), rtol=0, atol=1e-3)
+    assert 0 < len(left) <= len(alone)
+
+
+# ---------------------------------------------------------------------------------------------------------------- page
 @pytest.mark.slow
-@pytest.mark.parametrize("config", ["densebackbones::revcol_upernet_overfit.py", "densebackbones::revcol_flowers.py"])
-def test_segmentor_and_classifier(config, sample, tmp_path):
-    settings = Config.fromfile(find_config(config)).model
-    count = (settings.get("decode_head") or settings.head).num_classes
-    classes = tuple(f"class {i}" for i in range(count))
-    file = checkpoint(config, tmp_path / "file.pth", classes)
-    verb("predict", config, file, sample / "val2017", "-o", tmp_path / "out", "--batch-size", 4)
-    results = json.loads((tmp_path / "out" / "predictions.json").read_text())
-    assert len(results) == len(list((tmp_path / "out" / "pictures").iterdir())) == 4
-    for result in results:
-        if "segmentor" in config or "upernet" in config:
-            labels = cv2.imread(str(tmp_path / "out" / result["file_name"]), cv2.IMREAD_UNCHANGED)
-            assert labels.shape == (160, 160)
-            shares = np.bincount(labels.ravel(), minlength=count) / labels.size
-            assert result["classes"] == {classes[i]: pytest.approx(s, abs=1e-6) for i, s in enumerate(shares) if s}
-        else:
-            scores = [entry["score"] for entry in result["classes"]]
-            assert len(scores) == 5
-            assert scores == sorted(scores, reverse=True)
-            assert sum(scores) == pytest.approx(1, abs=1e-5)
-
-
-@pytest.mark.slow
-def test_commands_of_the_page_run(detector, sample, tmp_path):
-    page = (ROOT / "docs" / "learn" / "predict.md").read_text()
-    images = sorted((sample / "val2017").iterdir())
-    places = {"CONFIG": DETECTOR, "CHECKPOINT": detector, "photos/": images[0].parent, "aerial.tif": images[0]}
-    commands = [line.split() for line in re.findall(r"^densebackbones predict (.+)$", page, flags=re.MULTILINE)]
-    assert ["CONFIG", "CHECKPOINT", "--serve"] in commands  # below, in a browser
-    for number, words in enumerate(words for words in commands if "--serve" not in words):
-        places["predictions"] = tmp_path / str(number)
-        verb("predict", *[places.get(word, word) for word in words])
-        assert (tmp_path / str(number) / "predictions.json").is_file()
-
-
-def test_inputs_are_files_folders_and_patterns(sample, tmp_path):
-    folder = sample / "val2017"
-    names = sorted(path.name for path in folder.iterdir())
-    assert [source.name for source in find([str(folder)])] == names
-    assert [source.name for source in find([str(folder / names[0]), str(folder / "*.jpg")])] == names
-    (tmp_path / names[0]).write_bytes(b"")
-    assert len({source.name for source in find([str(folder), str(tmp_path)])}) == 5
-    with pytest.raises(UsageError, match="notes.txt names no image or video"):
-        find([str(tmp_path / "notes.txt")])
-
-
-def test_wrong_arguments_are_refused(fail, tmp_path):
-    given = (DETECTOR, "file.pth", "in", "-o", tmp_path / "out")
-    assert "name the images and a folder" in fail("predict", *given[:2])
-    assert "--batch-size is 0" in fail("predict", *given, "--batch-size", 0)
-    assert "--overlap is 1.0; it must lie in [0, 1)" in fail("predict", *given, "--overlap", 1)
-    assert "--tile is for detectors" in fail("predict", "densebackbones::revcol_flowers.py", *given[1:], "--tile", 64)
-
-
-@pytest.mark.slow
-def test_page_shows_the_prediction_of_a_dropped_image(detector, sample):
-    chromium = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-    if chromium is None:
-        pytest.skip("there is no browser on this machine")
-    from playwright.sync_api import sync_playwright
-
+@pytest.mark.skipif(CHROMIUM is None, reason="no Chromium")
+def test_an_image_dropped_on_the_page_shows_its_prediction(detector, photographs):
+    playwright = pytest.importorskip("playwright.sync_api")
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    served = subprocess.Popen(command("predict", DETECTOR, detector, "--serve", "--port", port), env=environment())
-    try:
-        with sync_playwright() as playwright:
-            browser = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
-            page = browser.new_page()
-            for _ in range(120):
-                with contextlib.suppress(Exception):  # until the server is there
-                    page.goto(f"http://127.0.0.1:{port}")
-                    break
-                time.sleep(1)
-            page.locator("input[type=file]").first.set_input_files(next((sample / "val2017").iterdir()))
-            page.get_by_role("button", name="Submit").click()
-            shown = page.wait_for_selector('img[src$="image.jpeg"]', timeout=60_000)
-            assert shown.evaluate("image => [image.naturalWidth, image.naturalHeight]") == [160, 160]
-            browser.close()
-    finally:
-        served.terminate()
-        served.wait(30)
+    serve = command("predict", *detector, "--serve", "--score-thr", 0, "--device", "cpu")
+    env = environment(GRADIO_SERVER_PORT=port, PYTHONUNBUFFERED=1)
+    with (
+        subprocess.Popen(serve, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=env) as server,
+        playwright.sync_playwright() as tool,
+    ):
+        try:
+            address = next(line.split()[-1] for line in server.stdout or () if "http://" in line)
+            page = tool.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"]).new_page()
+            page.goto(address)
+            page.locator("input[type=file]").first.set_input_files(photographs[0])
+            picture = page.locator("img[src*='/file=']").nth(1)  # the first is the dropped image
+            picture.wait_for(timeout=60_000)
+            assert picture.evaluate("image => image.naturalWidth") >= 480
+            page.get_by_text("score").first.wait_for()
+        finally:
+            server.terminate()
+
+
+# ---------------------------------------------------------------------------------------------------------------- docs
+def test_commands_of_the_page_work(detector, photographs, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("photographs").mkdir()
+    image = cv2.imread(str(shutil.copy(photographs[0], "photographs")))
+    cv2.imwrite("satellite.png", image)
+    writer = cv2.VideoWriter("film.mp4", cv2.VideoWriter.fourcc(*"mp4v"), 5, image.shape[1::-1])
+    writer.write(image)
+    writer.release()
+    text = (ROOT / "docs" / "learn" / "predict.md").read_text()
+    commands = [line for line in re.findall(r"^densebackbones (.+)$", text, re.M) if "--serve" not in line]
+    assert len(commands) == 3
+    for line in commands:
+        verb(*shlex.split(line.replace("CONFIG", str(detector[0])).replace("CHECKPOINT", str(detector[1]))))
+    (code,) = re.findall(r"```python\n(.*?)```", text, re.S)
+    names: dict = {}
+    exec(code, names)
+    assert len(names["results"].anns) == 5

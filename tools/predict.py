@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""Predict on images and videos: ``python tools/predict.py CONFIG CHECKPOINT photos/ -o predictions``.
+"""Predict images and videos: ``python tools/predict.py CONFIG CHECKPOINT INPUT ... -o FOLDER``.
 
 Runs ``densebackbones predict`` from this checkout; the package need not be installed.
 """

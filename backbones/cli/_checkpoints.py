@@ -61,6 +61,43 @@ def _shapes(key: str, have: dict[str, Any], want: dict[str, Any]) -> str:
     return f"{key} (file {tuple(have[key].shape)}, model {tuple(want[key].shape)})"
 
 
+def is_published(path: str) -> bool:
+    """Whether a file has the checkpoint keys of the papers' authors, not those of a training with mmengine."""
+    try:
+        _, weights = find_weights(weights_of(path)[0])
+    except (CheckpointError, FileNotFoundError) as error:
+        raise UsageError(error) from error
+    return not any(name.removeprefix("module.").startswith("backbone.") for name in weights)
+
+
+def load_published(model: Any, path: str) -> None:
+    """Load a published file; unlike in training, every key must fit."""
+    try:
+        report = load_pretrained(model, path)
+    except CheckpointError as error:
+        raise UsageError(error) from error
+    if not report.complete:
+        raise UsageError(f"the file belongs to another model than the config's, or to another head:\n{report}")
+
+
+def load_weights(model: nn.Module, cfg: Config, path: str) -> dict[str, Any]:
+    """Load a checkpoint of a training, or for a classifier of this package a published file; every key must fit.
+
+    Returns:
+        The checkpoint's ``meta``; empty for a published file.
+
+    Raises:
+        UsageError: for a missing or broken file, or one of another model.
+    """
+    if takes_published_weights(cfg) and is_published(path):
+        load_published(model, path)
+        return {}
+    checkpoint = read_checkpoint(path)
+    check_fits(model, checkpoint, path)
+    model.load_state_dict(plain_names(checkpoint.get("state_dict", checkpoint)))
+    return checkpoint.get("meta") or {}
+
+
 def find_last_checkpoint(work_dir: str) -> str | None:
     """The latest checkpoint of a work dir, or None if it holds none."""
     marker = Path(work_dir, "last_checkpoint")  # written by mmengine after a checkpoint is complete
@@ -202,41 +239,3 @@ def choose_start(cfg: Config, resumed: bool, reset_head: bool, other_classes: bo
     if (reset_head or other_classes) and not start and ours and cfg.model.get("init_cfg"):
         cfg.model.init_cfg = {**cfg.model.init_cfg, "reset_head": True}
     return start
-
-
-def is_published(path: str) -> bool:
-    """Whether a file has the checkpoint keys of the papers' authors, not those of a training with mmengine."""
-    try:
-        _, weights = find_weights(weights_of(path)[0])
-    except (CheckpointError, FileNotFoundError) as error:
-        raise UsageError(error) from error
-    return not any(name.removeprefix("module.").startswith("backbone.") for name in weights)
-
-
-def load_published(model: Any, path: str) -> None:
-    """Load a published file; unlike in training, every key must fit."""
-    try:
-        report = load_pretrained(model, path)
-    except CheckpointError as error:
-        raise UsageError(error) from error
-    if not report.complete:
-        raise UsageError(f"the file belongs to another model than the config's, or to another head:\n{report}")
-
-
-def load_model_weights(model: nn.Module, cfg: Config, path: str) -> tuple[str, ...] | None:
-    """Load a checkpoint of a training, or for a classifier a published file; all weights must fit.
-
-    Returns:
-        The class names in the checkpoint, or None.
-
-    Raises:
-        UsageError: for a missing or broken file, or one of another model.
-    """
-    if takes_published_weights(cfg) and is_published(path):
-        load_published(model, path)
-        return None
-    checkpoint = read_checkpoint(path)
-    check_fits(model, checkpoint, path)
-    model.load_state_dict(plain_names(checkpoint.get("state_dict", checkpoint)))
-    classes = ((checkpoint.get("meta") or {}).get("dataset_meta") or {}).get("classes")
-    return tuple(classes) if classes else None

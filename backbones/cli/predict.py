@@ -1,151 +1,164 @@
-"""Predict on images and videos, and write pictures and results.
+"""Predict images, folders and videos: pictures, and the results as JSON.
 
-INPUT is an image, a video, a folder or a pattern, as often as needed:
-
-    densebackbones predict CONFIG CHECKPOINT photos/ -o predictions
-    densebackbones predict CONFIG CHECKPOINT 'photos/*.jpg' clip.mp4 -o predictions --score-thr 0.5
+Examples:
+    densebackbones predict CONFIG work_dirs/NAME/epoch_12.pth photographs -o predictions
+    densebackbones predict CONFIG CHECKPOINT 'day_*/*.jpg' film.mp4 -o predictions --batch-size 8
+    densebackbones predict CONFIG CHECKPOINT satellite.png -o predictions --tile 1024 --overlap 0.2
     densebackbones predict CONFIG CHECKPOINT --serve
 
-OUT gets pictures/ (and videos/), predictions.json and images.json. For a detector predictions.json holds COCO's
-results, masks as run lengths: COCO("images.json").loadRes("predictions.json"). For a segmentor label_maps/ has the
-class of each pixel, for a panoptic model segments/ in COCO's format; for a classifier predictions.json has the five
-best classes.
+Inputs are images, videos, folders (searched with their subfolders) and patterns in quotes. Models are detectors, also
+with masks, panoptic and semantic segmentors, and classifiers. Images are prepared as by densebackbones test, so the
+boxes and scores are the same, with any --batch-size.
 
-A file that cannot be read is named and skipped; the exit status is then 3.
+    FOLDER/pictures/          a picture (.jpg) or video (.mp4) for each input
+    FOLDER/label_maps/        of a segmentor: the class index of each pixel (.png); panoptic: segments in COCO's colours
+    FOLDER/predictions.json   results in COCO's format: boxes, run-length masks; of a classifier the five best classes
+    FOLDER/images.json        id, file name and size of each image; id and name of each class
+    FOLDER/panoptic.json      of a panoptic segmentor: COCO's panoptic file
+
+pycocotools reads the results: COCO("FOLDER/images.json").loadRes("FOLDER/predictions.json"). If all images are of the
+config's test set, images and classes have the ids of its annotation file; with --annotations, those of another file.
+Otherwise images are numbered from 1 and classes from 0. predictions.json has every box of the model; --score-thr is for
+the pictures.
+
+Unreadable files are skipped and listed at the end. The exit status is 0, 3 if a file was skipped, or 2 if there was
+nothing to predict or an argument is wrong.
 """
 
 import argparse
-import importlib
-import json
 from pathlib import Path
-from typing import Any
 
-import torch
-from mmengine.config import Config
+from mmengine.config import Config, DictAction
+from mmengine.device import get_device
+from mmengine.registry import MODELS
+from torch import nn
+from tqdm import tqdm
 
-from backbones.cli._checkpoints import load_model_weights
-from backbones.config.hosts import find_config
-from backbones.config.lookup import read_config
-from backbones.config.own_data import task_of
-from backbones.datasets.find import dataset_class, inner_datasets
-from backbones.usage import UsageError
+from backbones.cli import _runs
+from backbones.cli._checkpoints import load_weights
+from backbones.config.options import HELP as OPTIONS_HELP
+from backbones.predict.ids import choose_ids
+from backbones.predict.inputs import find_inputs
+from backbones.predict.output import Output, check_folder
+from backbones.predict.page import make_page
+from backbones.predict.pictures import Pictures
+from backbones.predict.predictor import Predictor, class_meta
+from backbones.predict.tiles import TiledPredictor
+from backbones.usage import UsageError, note
 
 SKIPPED = 3  # exit status
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of the verb."""
-    parser.add_argument("config", help="config of the training; its work dir has a copy")
-    parser.add_argument("checkpoint", help="checkpoint of the training")
-    parser.add_argument("inputs", nargs="*", metavar="INPUT", help="image, video, folder or pattern")
-    parser.add_argument("-o", "--out", type=Path, help="folder to write, new or empty")
+    parser.add_argument("config", help="config file, or densebackbones::FILE.py for one that the package ships")
+    parser.add_argument("checkpoint", help="checkpoint file")
+    parser.add_argument("inputs", nargs="*", metavar="INPUT", help="images, videos, folders or patterns")
+    parser.add_argument("-o", "--out", type=Path, metavar="FOLDER", help="folder to write, new or empty")
+    parser.add_argument("--device", help="cpu, cuda, cuda:1, ... (default: a GPU if there is one)")
+    parser.add_argument("--batch-size", type=int, metavar="N", help="images at a time (default: as the config tests)")
     parser.add_argument(
-        "--device", default="cuda" if torch.cuda.is_available() else "cpu", help="(default: %(default)s)"
+        "--score-thr", type=float, default=0.3, help="boxes below this score are not drawn (default: %(default)s)"
     )
     parser.add_argument(
-        "--batch-size", type=int, default=1, help="images at a time (default: %(default)s, as exact as test)"
+        "--tile",
+        type=int,
+        metavar="PIXELS",
+        help="for images larger than those of the training: predict square tiles of this side, and larger objects from "
+        "the whole image, and merge the boxes of at least --score-thr; detectors only",
     )
     parser.add_argument(
-        "--score-thr", type=float, default=0.3, help="least score of drawn objects (default: %(default)s)"
+        "--overlap",
+        type=float,
+        default=0.2,
+        metavar="SHARE",
+        help="overlap of neighbouring tiles (default: %(default)s)",
     )
     parser.add_argument(
-        "--tile", type=int, metavar="SIDE", help="cut images into tiles of this many pixels; for detectors"
+        "--annotations", metavar="FILE", help="take the ids of images and categories from this file in COCO's format"
     )
     parser.add_argument(
-        "--overlap", type=float, default=0.2, help="share that tiles have in common (default: %(default)s)"
+        "--serve",
+        action="store_true",
+        help="open a page where an image is dropped and its prediction seen, instead of writing files; the variables "
+        "GRADIO_SERVER_NAME and GRADIO_SERVER_PORT set its address",
     )
     parser.add_argument(
-        "--annotations", metavar="FILE", help="COCO file with the ids of these images and classes, for an evaluation"
+        "--cfg-options", nargs="+", action=DictAction, default={}, metavar="KEY=VALUE", help=OPTIONS_HELP
     )
-    parser.add_argument("--serve", action="store_true", help="open a page on which images are dropped, instead of -o")
-    parser.add_argument("--port", type=int, default=7860, help="of the page (default: %(default)s)")
+    parser.set_defaults(launcher="none", local_rank=0, data_root=None, work_dir=None, classes=None)  # load_config's
 
 
 def main(args: argparse.Namespace) -> int:
-    """Predict and write; returns 3 if a file was skipped.
-
-    Raises:
-        UsageError: for wrong arguments, or a checkpoint of another model.
-    """
-    check(args)
-    cfg = read_config(find_config(args.config))
-    task = task_of(cfg)
-    if args.tile and task != "detection":
-        raise UsageError(f"--tile is for detectors; this is a model for {task}")
-    from backbones.predict import inputs
-    from backbones.predict.predictor import Predictor, build_model
-    from backbones.predict.run import Run
-
-    sources = [] if args.serve else inputs.find(args.inputs)
+    """Check, then predict or serve."""
+    check_arguments(args)
+    inputs = None if args.serve else find_inputs(args.inputs)
+    cfg = _runs.load_config(args)
     model = build_model(cfg)
-    classes = load_model_weights(model, cfg, args.checkpoint) or config_classes(cfg)
-    predictor = Predictor(cfg, model, args.device)
-    ids, categories = annotated(args.annotations, classes)
-    writer = importlib.import_module(f"backbones.predict.{task}").WRITER(
-        args.out or Path(), cfg, classes, args.score_thr, categories
-    )
-    if args.serve:
-        from backbones.predict.serve import serve
-
-        serve(predictor, writer, args.port)
+    meta = class_meta(cfg, load_weights(model, cfg, args.checkpoint).get("dataset_meta"))
+    ids = choose_ids(inputs.files if inputs else [], meta["classes"], cfg, args.annotations)
+    pictures = Pictures(cfg, meta, args.score_thr)
+    predictor = Predictor(to_device(model, args.device), cfg, args.batch_size)
+    if args.tile:
+        predictor = TiledPredictor(predictor, args.tile, args.overlap, args.score_thr)
+    if inputs is None:
+        make_page(predictor, ids, pictures, Path(args.config).stem).launch()
         return 0
-    tile = (args.tile, args.overlap) if args.tile else None
-    run = Run(predictor, writer, args.batch_size, tile, ids)
-    run(sources)
-    print(f"{args.out}: predictions on {len(run.images)} images")
-    if run.failed:
-        print(f"{len(run.failed)} files could not be read:\n" + "\n".join(run.failed))
-    return SKIPPED if run.failed else 0
-
-
-def check(args: argparse.Namespace) -> None:
-    """Refuse arguments that cannot work.
-
-    Raises:
-        UsageError: naming the argument.
-    """
-    if not args.serve and not (args.inputs and args.out):
-        raise UsageError("name the images and a folder for the results: INPUT ... -o OUT, or --serve")
-    if args.out and args.out.exists() and not (args.out.is_dir() and not any(args.out.iterdir())):
-        raise UsageError(f"{args.out} exists and is left alone; remove it or choose another folder: -o OUT")
-    if args.batch_size < 1:
-        raise UsageError(f"--batch-size is {args.batch_size}; it must be at least 1")
-    if args.tile is not None and args.tile < 32:
-        raise UsageError(f"--tile is {args.tile}; it must be at least 32 pixels, for example 1024")
-    if not 0 <= args.overlap < 1:
-        raise UsageError(f"--overlap is {args.overlap}; it must lie in [0, 1), for example 0.2")
-
-
-def config_classes(cfg: Config) -> tuple[str, ...]:
-    """The class names in a config, for a checkpoint without any.
-
-    Raises:
-        UsageError: if the config has none.
-    """
-    dataset = next(inner_datasets(cfg.test_dataloader))
-    names: Any = (dataset.get("metainfo") or {}).get("classes")
-    names = names or (getattr(dataset_class(dataset), "METAINFO", None) or {}).get("classes")
-    if not names or isinstance(names, str):
-        raise UsageError(
-            "neither the checkpoint nor the config names the classes; set metainfo.classes of the data set"
-        )
-    return tuple(names)
-
-
-def annotated(file: str | None, classes: tuple[str, ...]) -> tuple[dict[str, int], list[int]]:
-    """Image ids by file name, and category ids in the order of the classes; without a file 1, 2, ...
-
-    Raises:
-        UsageError: for a file that cannot be read or lacks a class.
-    """
-    if file is None:
-        return {}, list(range(1, len(classes) + 1))
+    output = Output(args.out, ids, pictures)
     try:
-        content = json.loads(Path(file).read_text())
-        ids = {Path(image["file_name"]).name: image["id"] for image in content["images"]}
-        by_name = {category["name"]: category["id"] for category in content["categories"]}
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise UsageError(f"--annotations: {file} is not a file of COCO's format ({error})") from error
-    if lacking := [name for name in classes if name not in by_name]:
-        raise UsageError(f"--annotations: {file} lacks the classes {', '.join(lacking)}; it has {', '.join(by_name)}")
-    return ids, [by_name[name] for name in classes]
+        with tqdm(total=inputs.count(), unit="image") as bar:
+            for frame, sample in predictor(inputs.frames(predictor.read)):
+                output.add(frame, sample)
+                bar.update()
+    finally:  # an interrupted run keeps its results
+        output.close()
+    for name, reason in inputs.skipped.items():
+        note(f"skipped {name}: {reason}")
+    if not output.images:
+        raise UsageError("no input can be read, so nothing is written")
+    print(f"{args.out}: {len(output.images)} images, {len(output.records)} results")
+    return SKIPPED if inputs.skipped else 0
+
+
+def check_arguments(args: argparse.Namespace) -> None:
+    """Refuse arguments that do not go together, and an existing folder.
+
+    Raises:
+        UsageError: naming them.
+    """
+    if args.serve and (args.inputs or args.out or args.annotations):
+        raise UsageError("--serve takes no INPUT, -o or --annotations: images are dropped on its page")
+    if not args.serve and not args.inputs:
+        raise UsageError("there is nothing to predict: name images, videos, folders or patterns, or add --serve")
+    if not args.serve and not args.out:
+        raise UsageError("name a folder for the results: -o FOLDER")
+    if args.batch_size is not None and args.batch_size < 1:
+        raise UsageError(f"--batch-size is {args.batch_size}; it must be 1 or more")
+    if args.out:
+        check_folder(args.out)
+
+
+def build_model(cfg: Config) -> nn.Module:
+    """Build the model as a runner does, without loading the weights that training starts from.
+
+    Raises:
+        UsageError: if its settings are wrong.
+    """
+    settings = dict(cfg.model)
+    settings.setdefault("data_preprocessor", cfg.get("data_preprocessor"))
+    try:
+        return MODELS.build(settings)
+    except Exception as error:  # classes of the hosts raise anything
+        raise UsageError(f"the model cannot be built: {error}") from error
+
+
+def to_device(model: nn.Module, device: str | None) -> nn.Module:
+    """Move a model to a device, by default the GPU if there is one.
+
+    Raises:
+        UsageError: for an unknown or absent device.
+    """
+    try:
+        return model.to(device or get_device())
+    except (RuntimeError, AssertionError) as error:
+        raise UsageError(f"--device {device}: {str(error).splitlines()[0]}") from error

@@ -39,6 +39,14 @@ def _enlarge_sample(sample: BaseDataElement, factor: int) -> BaseDataElement:
     return sample
 
 
+def enlarge(image: np.ndarray, sample: Any) -> tuple[np.ndarray, Any]:
+    """An image of at least ``MIN_LONG_SIDE`` pixels, height x width x channels, and the data sample that fits it."""
+    factor = math.ceil(MIN_LONG_SIDE / max(image.shape[:2]))
+    if factor == 1:
+        return image, sample
+    return cv2.resize(image, None, fx=factor, fy=factor, interpolation=cv2.INTER_CUBIC), _enlarge_sample(sample, factor)
+
+
 def draw_into(visualizer: Visualizer, folder: str) -> None:
     """Make a host's visualizer draw on images of at least ``MIN_LONG_SIDE`` pixels, into ``folder``."""
     if hasattr(visualizer, "visualize_cls"):
@@ -71,11 +79,8 @@ def _draw_objects_into(visualizer: Visualizer, folder: str) -> None:
 
     @wraps(draw)
     def draw_large(name: str, image: np.ndarray, data_sample: Any = None, *args: Any, **kwargs: Any) -> None:
-        factor = math.ceil(MIN_LONG_SIDE / max(image.shape[:2]))
-        if factor > 1 and data_sample is not None:
-            image = cv2.resize(image, None, fx=factor, fy=factor, interpolation=cv2.INTER_CUBIC)
-            data_sample = _enlarge_sample(data_sample, factor)
         if data_sample is not None:  # mmseg would number the files, in its own folder
+            image, data_sample = enlarge(image, data_sample)
             kwargs.setdefault("out_file", os.path.join(folder, os.path.basename(data_sample.img_path)))
         draw(name, image, data_sample, *args, **kwargs)
 

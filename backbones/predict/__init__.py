@@ -1,7 +1,4 @@
-"""Predictions on images and videos, with pictures and files that other tools read.
+"""Predictions for images, folders and videos: pictures, label maps and one JSON file for each run.
 
-- ``inputs``: the images that the arguments name;
-- ``predictor``: a trained model of any host, from images to data samples;
-- ``tiles``: images larger than the model was trained for;
-- ``detection``, ``panoptic``, ``segmentation``, ``classification``: what is written, one file a task.
+A module of ``tasks`` says how the results of a task are written; the models, pipelines and visualizers are the hosts'.
 """
