@@ -91,7 +91,7 @@ class Output:
     def close(self) -> None:
         """End the video and write the JSON files."""
         self._end_video()
-        if self._task is None:
+        if self._task is None or not self.images:
             return
         for number, record in enumerate(self.records, 1):
             record["id"] = number
