@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import SHARED
+from mmengine.structures import InstanceData
 from pycocotools import mask as coco_mask
 from pycocotools.coco import COCO
 from test_segmentation import CONFIG as SEGMENTOR
@@ -281,7 +282,7 @@ def test_missing_packages_are_named_with_their_extra(
 
 
 # --------------------------------------------------------------------------------------------------------------- tiles
-def test_tiles_find_the_boxes_of_each_tile_and_merge_the_parts_of_an_object(detector, photographs):
+def test_tiles_give_the_boxes_of_each_tile_in_the_whole_image(detector, photographs):
     cfg = load_config(cli.parse_args("predict", [*map(str, detector), "-"]))
     model = build_model(cfg)
     model.load_state_dict(torch.load(detector[1])["state_dict"])
@@ -289,19 +290,22 @@ def test_tiles_find_the_boxes_of_each_tile_and_merge_the_parts_of_an_object(dete
     tile = cv2.resize(cv2.imread(str(photographs[0])), (96, 96))
     source = Input(photographs[0], "tiles")
 
-    def boxes(predict, image: np.ndarray) -> torch.Tensor:
+    def instances(predict, image: np.ndarray) -> InstanceData:
         ((_, sample),) = predict([Frame(source, image)])
-        found = sample.pred_instances
-        assert found.masks.shape == (len(found), *image.shape[:2])
-        assert found.scores.diff().max() <= 0
-        return found.bboxes
+        assert sample.pred_instances.masks.shape == (len(sample.pred_instances), *image.shape[:2])
+        return sample.pred_instances
 
-    alone = boxes(predictor, tile)
-    torch.testing.assert_close(boxes(TiledPredictor(predictor, 96, 0.2, 0), tile), alone)
-    twice = boxes(TiledPredictor(predictor, 96, 0, 0), np.hstack([tile, tile]))
-    left, right = twice[twice[:, 2] <= 96], twice[twice[:, 0] >= 96]
-    torch.testing.assert_close(right, left + torch.tensor([96.0, 0, 96, 0]), rtol=0, atol=1e-3)
+    alone = instances(predictor, tile)
+    one = instances(TiledPredictor(predictor, 96, 0.2), tile)
+    torch.testing.assert_close((one.bboxes, one.scores, one.masks), (alone.bboxes, alone.scores, alone.masks))
+    twice = instances(TiledPredictor(predictor, 96, 0), np.hstack([tile, tile]))
+    assert twice.scores.diff().max() <= 0
+    left, right = twice[twice.bboxes[:, 2] <= 96], twice[twice.bboxes[:, 0] >= 96]
     assert 0 < len(left) <= len(alone)
+    shift = torch.tensor([96.0, 0, 96, 0])
+    torch.testing.assert_close(right.bboxes, left.bboxes + shift, rtol=0, atol=1e-3)
+    torch.testing.assert_close(right.masks[..., 96:], left.masks[..., :96])
+    assert not right.masks[..., :96].any()
 
 
 # ---------------------------------------------------------------------------------------------------------------- page

@@ -65,7 +65,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=int,
         metavar="PIXELS",
         help="for images larger than those of the training: predict square tiles of this side, and larger objects from "
-        "the whole image, and merge the boxes of at least --score-thr; detectors only",
+        "the whole image, and keep the best of the boxes that cover one another; detectors only",
     )
     parser.add_argument(
         "--overlap",
@@ -100,7 +100,7 @@ def main(args: argparse.Namespace) -> int:
     pictures = Pictures(cfg, meta, args.score_thr)
     predictor = Predictor(to_device(model, args.device), cfg, args.batch_size)
     if args.tile:
-        predictor = TiledPredictor(predictor, args.tile, args.overlap, args.score_thr)
+        predictor = TiledPredictor(predictor, args.tile, args.overlap)
     if inputs is None:
         make_page(predictor, ids, pictures, Path(args.config).stem).launch()
         return 0
