@@ -36,7 +36,7 @@ CASES = 3  # shown of each kind
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of the verb."""
     _runs.add_config_arguments(parser)
-    parser.set_defaults(work_dir=None, launcher="none", local_rank=0)
+    parser.set_defaults(**_runs.DEFAULTS)
     parser.add_argument("--full", action="store_true", help="decode every image and mask")
     parser.add_argument(
         "--html",

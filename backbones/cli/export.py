@@ -47,7 +47,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--options", nargs="+", action=DictAction, default={}, metavar="KEY=VALUE", help="arguments of a backbone"
     )
-    parser.set_defaults(launcher="none", local_rank=0, data_root=None, work_dir=None, cfg_options={})  # load_config's
+    parser.set_defaults(**_runs.DEFAULTS)
 
 
 def main(args: argparse.Namespace) -> None:

@@ -86,7 +86,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--cfg-options", nargs="+", action=DictAction, default={}, metavar="KEY=VALUE", help=OPTIONS_HELP
     )
-    parser.set_defaults(launcher="none", local_rank=0, data_root=None, work_dir=None, classes=None)  # load_config's
+    parser.set_defaults(**_runs.DEFAULTS)
 
 
 def main(args: argparse.Namespace) -> int:
