@@ -19,7 +19,6 @@ from backbones.config.write import delta
 from backbones.datasets.move import set_data_root
 from backbones.usage import UsageError
 
-
 # Arguments of ``load_config``, for ``set_defaults`` of a verb that does not offer it all
 DEFAULTS = dict(work_dir=None, data_root=None, classes=None, cfg_options={}, launcher="none", local_rank=0)
 
