@@ -74,7 +74,7 @@ def make_runner(folder: Path, work_dir: Path, by_epoch: bool, workers: int, die_
             ),
             custom_hooks=[dict(type="Losses", die_at=die_at)],
             work_dir=str(work_dir),
-            experiment_name=f"{work_dir.name}-{die_at}-{resume}",
+            experiment_name=f"{work_dir.parent.name}-{work_dir.name}-{die_at}-{resume}",
             randomness=dict(seed=3),
             resume=resume,
             default_scope="mmengine",

@@ -175,18 +175,19 @@ class DropWeights(Hook):
 
 
 def check_heads(runner: Runner, checkpoint: dict[str, Any], path: str, reset: bool) -> None:
-    """Refuse weights of other shapes outside the backbone in ``load_from``, or drop them; mmengine would only warn.
+    """Drop weights of other shapes outside the backbone in ``load_from``, as of other classes, and name them.
 
-    A classifier of this package makes the same check while it reads a published file.
+    For a classifier, whose one head is its result, ``reset`` is needed. A classifier of this package makes the same
+    check while it reads a published file.
 
     Args:
         runner: The runner, with its model.
         checkpoint: Content of the file.
         path: Its name, for messages.
-        reset: Drop the weights: ``--reset-head``, or ``--classes``, which brings other classes.
+        reset: ``--reset-head``, or ``--classes``, which brings other classes.
 
     Raises:
-        UsageError: naming the shapes and ``--reset-head``.
+        UsageError: for a classifier without ``reset``, naming the shapes.
     """
     have, want = plain_names(checkpoint.get("state_dict", checkpoint)), plain_names(runner.model.state_dict())
     other = [
@@ -199,7 +200,7 @@ def check_heads(runner: Runner, checkpoint: dict[str, Any], path: str, reset: bo
             note(f"the heads in {path} have the shapes of the config's, so their weights are kept")
         return
     listed = ", ".join(_shapes(key, have, want) for key in other)
-    if not reset:
+    if not reset and any(key.startswith("head.") for key in other):
         raise UsageError(
             f"{path} has heads of another number of classes: {listed}. Add --reset-head to load "
             "everything else and initialise these weights"
