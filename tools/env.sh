@@ -19,8 +19,11 @@ check=$root/tools/env_check.py
 cache=${XDG_CACHE_HOME:-$HOME/.cache}/densebackbones
 
 case $family in
-    onedl) torch=2.12.1 torchvision=0.27.1 newest_torch=2.13 newest_python=3.13 mmcv=onedl-mmcv setuptools='>=77,<82' ;;
-    openmmlab) torch=2.4.1 torchvision=0.19.1 newest_torch=2.4 newest_python=3.12 mmcv=mmcv setuptools='>=77,<81' ;;
+    onedl) torch=2.12.1 torchvision=0.27.1 newest_torch=2.13 newest_python=3.13 mmcv=onedl-mmcv setuptools='>=77,<82' limits='' ;;
+    openmmlab) # the limits: later versions need numpy 2, and pip searches for minutes until it finds these
+        torch=2.4.1 torchvision=0.19.1 newest_torch=2.4 newest_python=3.12 mmcv=mmcv setuptools='>=77,<81'
+        limits='sahi<0.12 pandas<3 ml_dtypes<0.6'
+        ;;
     *)
         echo "env: ERROR: FAMILY is '$family'; it must be onedl or openmmlab" >&2
         exit 2
@@ -219,7 +222,8 @@ fi
 
 say "the family $family and the development tools: about a minute when new"
 "$py" "$check" requirements "$family" >"$venv/env.requirements"
-quiet pip install --requirement "$venv/env.requirements"
+tr ' ' '\n' <<<"$limits" >"$venv/env.constraints"
+quiet pip install --requirement "$venv/env.requirements" --constraint "$venv/env.constraints"
 if ! reason=$("$py" -c 'import cv2' 2>&1); then
     say "OpenCV does not load (${reason##*$'\n'}); its build without windows takes its place"
     version=$("$py" -c 'import importlib.metadata as m; print(m.version("opencv-python"))')
