@@ -89,6 +89,9 @@ class BrokenImagesHook(Hook):
 
     def before_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None) -> None:
         """Compare the count, of the batches that are loaded, with the limit."""
+        resumed = runner.iter == self.first_iter > 0 and not isinstance(runner.train_loop, EpochBasedTrainLoop)
+        if resumed:  # some versions of mmengine read all batches before it again
+            self.before = self._count(runner)
         self._check(runner, runner.iter + 1)
 
     def after_train_epoch(self, runner: Runner) -> None:

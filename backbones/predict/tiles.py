@@ -46,7 +46,7 @@ class TiledPredictor:
             yield frame, self._predict(frame)
 
     def _predict(self, frame: Frame) -> Any:
-        from sahi.postprocess.combine import batched_nms
+        from sahi.postprocess import combine
         from sahi.slicing import get_slice_bboxes
 
         height, width = frame.image.shape[:2]
@@ -68,8 +68,9 @@ class TiledPredictor:
         parts[-1] = parts[-1][sides.amax(1) > self._tile]  # of the whole image: the rest is found better in the tiles
         boxes = torch.cat([part.bboxes + torch.tensor(tile[:2] * 2) for part, tile in zip(parts, tiles, strict=True)])
         scores, labels = (torch.cat([part[key] for part in parts]) for key in ("scores", "labels"))
-        rows = torch.cat([boxes, scores[:, None], labels[:, None]], 1).double().numpy()
-        kept = torch.tensor(batched_nms(rows, "IOS", OVERLAPPING), dtype=torch.long)
+        rows: Any = torch.cat([boxes, scores[:, None], labels[:, None]], 1).double()
+        rows = rows if hasattr(combine, "torch") else rows.numpy()  # sahi 0.11 takes tensors
+        kept = torch.tensor(combine.batched_nms(rows, "IOS", OVERLAPPING), dtype=torch.long)
         kept = kept[scores[kept].argsort(descending=True)]
         found = InstanceData(bboxes=boxes[kept], scores=scores[kept], labels=labels[kept])
         if "masks" in whole.pred_instances:
