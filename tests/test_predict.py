@@ -150,6 +150,7 @@ def test_label_maps_are_those_of_test(tmp_path):
             np.testing.assert_array_equal(results.annToMask(record), labels == record["category_id"])
 
 
+@pytest.mark.slow
 def test_the_best_five_classes_are_those_of_test(tmp_path):
     data = SHARED / "data" / "flowers_small"
     if not data.is_dir():
@@ -169,6 +170,7 @@ def test_the_best_five_classes_are_those_of_test(tmp_path):
     assert len(list((tmp_path / "out" / "pictures").glob("*.jpg"))) == 2
 
 
+@pytest.mark.slow
 def test_segments_of_a_panoptic_model_are_in_cocos_panoptic_format(photographs, data, tmp_path):
     stock = tmp_path / "panoptic.py"
     verb("drop-in", "mmdet::panoptic_fpn/panoptic-fpn_r50_fpn_1x_coco.py", "--backbone", "RevCol", "-o", stock)
