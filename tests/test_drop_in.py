@@ -67,6 +67,7 @@ def test_written_config_is_the_difference_and_the_diff_has_reasons(write):
     assert cfg.optim_wrapper.optimizer == dict(type="AdamW", lr=1e-4, weight_decay=0.05)
 
 
+@pytest.mark.slow  # a process of its own
 @pytest.mark.parametrize(("config", "style"), [(RETINANET, "scope"), (UPERNET, "custom_imports")])
 def test_written_config_needs_mmengine_only(config, style, write):
     path, _ = write(config, "RevCol", "--style", style)

@@ -154,6 +154,7 @@ class LayerDecayOptimWrapperConstructor(DefaultOptimWrapperConstructor):
 """
 
 
+@pytest.mark.slow  # a process of its own
 @pytest.mark.parametrize("ours_first", [True, False])
 def test_another_projects_constructor_of_the_usual_name_changes_nothing(ours_first):
     steps = ["import backbones", FOREIGN]
