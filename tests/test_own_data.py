@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import time
 from pathlib import Path
 
 import cv2
@@ -215,11 +216,12 @@ def boxes_of(folder: Path, part: dict) -> list[tuple]:
 
 
 def test_pascal_voc_is_converted(tmp_path):
-    images(tmp_path / "JPEGImages", ["a", "b"])
+    images(tmp_path / "JPEGImages", ["a", "b", "c"])
     (tmp_path / "Annotations").mkdir()
     (tmp_path / "ImageSets" / "Main").mkdir(parents=True)
     (tmp_path / "ImageSets" / "Main" / "val.txt").write_text("b\n")
-    for name, kind, left in (("a", "cat", 11), ("b", "dog", 21)):
+    (tmp_path / "ImageSets" / "Main" / "train.txt").write_text("a\n")
+    for name, kind, left in (("a", "cat", 11), ("b", "dog", 21), ("c", "dog", 1)):
         (tmp_path / "Annotations" / f"{name}.xml").write_text(
             f"<annotation><filename>{name}.jpg</filename>"
             "<size><width>60</width><height>40</height><depth>3</depth></size>"
@@ -231,6 +233,8 @@ def test_pascal_voc_is_converted(tmp_path):
     assert (found.classes, found.has_masks) == (("cat", "dog"), False)
     assert boxes_of(tmp_path, found.train) == [("a.jpg", "cat", 10, 5, 21, 11)]  # VOC's last pixel is inside
     assert boxes_of(tmp_path, found.val) == [("b.jpg", "dog", 20, 5, 21, 11)]
+    time.sleep(1.1)  # supervision writes the time in seconds
+    assert find_layout(tmp_path, "detection") == found
 
 
 @pytest.mark.parametrize(

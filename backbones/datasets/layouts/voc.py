@@ -1,12 +1,10 @@
 """Pascal VOC: an XML file of boxes for each image, converted to COCO's format."""
 
-import json
-import tempfile
 from pathlib import Path
 
 from backbones.datasets.layouts import coco
 from backbones.datasets.layouts._labelled import Labelled, Split
-from backbones.datasets.layouts._supervision import supervision
+from backbones.datasets.layouts._supervision import coco_content, supervision
 
 TASK = "detection"
 TREE = """\
@@ -18,12 +16,19 @@ def find(folder: Path, split: Split) -> Labelled | None:
     if not (any((folder / "Annotations").glob("*.xml")) and (folder / "JPEGImages").is_dir()):
         return None
     data = supervision().DetectionDataset.from_pascal_voc(str(folder / "JPEGImages"), str(folder / "Annotations"))
-    with tempfile.TemporaryDirectory() as made:
-        data.as_coco(annotations_path=f"{made}/all.json")
-        content = json.loads(Path(made, "all.json").read_text())
-    listed = folder / "ImageSets" / "Main" / "val.txt"
+    content = coco_content(data)
+    lists = {name: folder / "ImageSets" / "Main" / f"{name}.txt" for name in ("train", "val")}
     validation = None
-    if listed.is_file():
-        names = {line.split()[0] for line in listed.read_text().splitlines() if line.strip()}
-        validation = {image["id"] for image in content["images"] if Path(image["file_name"]).stem in names}
+    if lists["val"].is_file():
+        names = {name: _names(file) for name, file in lists.items() if file.is_file()}
+        if "train" in names:  # the rest is for testing
+            used = names["train"] | names["val"]
+            content["images"] = [image for image in content["images"] if Path(image["file_name"]).stem in used]
+            ids = {image["id"] for image in content["images"]}
+            content["annotations"] = [entry for entry in content["annotations"] if entry["image_id"] in ids]
+        validation = {image["id"] for image in content["images"] if Path(image["file_name"]).stem in names["val"]}
     return coco.split_content(folder, content, "JPEGImages/", split, validation)
+
+
+def _names(file: Path) -> set[str]:
+    return {line.split()[0] for line in file.read_text().splitlines() if line.strip()}

@@ -1,7 +1,5 @@
 """YOLO: a text file of boxes for each image and data.yaml, converted to COCO's format."""
 
-import json
-import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +7,7 @@ import yaml
 
 from backbones.datasets.layouts import coco
 from backbones.datasets.layouts._labelled import Labelled, Split
-from backbones.datasets.layouts._supervision import supervision
+from backbones.datasets.layouts._supervision import coco_content, supervision
 from backbones.usage import UsageError
 
 TASK = "detection"
@@ -48,9 +46,7 @@ def _names(file: Path) -> Any:
 def _read(folder: Path, images: str, labels: str, settings: Path) -> dict[str, Any]:
     """COCO's annotations of one folder; file names are relative to ``folder``."""
     data = supervision().DetectionDataset.from_yolo(str(folder / images), str(folder / labels), str(settings))
-    with tempfile.TemporaryDirectory() as made:
-        data.as_coco(annotations_path=f"{made}/all.json")
-        content = json.loads(Path(made, "all.json").read_text())
+    content = coco_content(data)
     for image in content["images"]:
         image["file_name"] = f"{images}/{image['file_name']}"
     return content
