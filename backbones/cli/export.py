@@ -25,8 +25,8 @@ from mmengine.registry import MODELS
 
 from backbones.checkpoints import CheckpointError, load_pretrained
 from backbones.cli import _runs
-from backbones.cli._checkpoints import check_fits, plain_names, read_checkpoint
-from backbones.cli.test import is_published, load_published
+from backbones.cli._checkpoints import load_weights
+from backbones.config.lookup import model_settings
 from backbones.config.swap import BACKBONES
 from backbones.export import onnx_file, torch_file
 from backbones.export.metadata import describe
@@ -101,21 +101,13 @@ def build(args: argparse.Namespace) -> tuple[Network, dict[str, Any]]:
         raise UsageError(f"{args.model} is neither a config (FILE.py) nor a backbone: {', '.join(BACKBONES)}")
     args.config = args.model
     cfg = _runs.load_config(args)
-    settings = cfg.model.copy()
-    settings.setdefault("data_preprocessor", cfg.get("data_preprocessor"))  # as in a runner
     try:
-        model: Any = MODELS.build(settings)
+        model: Any = MODELS.build(model_settings(cfg))
     except (ValueError, TypeError, FileNotFoundError) as error:
         raise UsageError(f"the model of {args.model} cannot be built: {error}") from error
-    checkpoint = {}
-    if args.checkpoint and _runs.takes_published_weights(cfg) and is_published(args.checkpoint):
-        load_published(model, args.checkpoint)
-    elif args.checkpoint:
-        checkpoint = read_checkpoint(args.checkpoint)
-        check_fits(model, checkpoint, args.checkpoint)
-        model.load_state_dict(plain_names(checkpoint.get("state_dict", checkpoint)))
+    meta = load_weights(model, cfg, args.checkpoint) if args.checkpoint else {}
     network = Network(model)
-    return network, describe(network, cfg, checkpoint)
+    return network, describe(network, cfg, meta.get("dataset_meta"))
 
 
 def build_backbone(args: argparse.Namespace) -> Any:

@@ -36,6 +36,7 @@ from tqdm import tqdm
 
 from backbones.cli import _runs
 from backbones.cli._checkpoints import load_weights
+from backbones.config.lookup import model_settings
 from backbones.config.options import HELP as OPTIONS_HELP
 from backbones.predict.ids import choose_ids
 from backbones.predict.inputs import find_inputs
@@ -144,10 +145,8 @@ def build_model(cfg: Config) -> nn.Module:
     Raises:
         UsageError: if its settings are wrong.
     """
-    settings = dict(cfg.model)
-    settings.setdefault("data_preprocessor", cfg.get("data_preprocessor"))
     try:
-        return MODELS.build(settings)
+        return MODELS.build(model_settings(cfg))
     except Exception as error:  # classes of the hosts raise anything
         raise UsageError(f"the model cannot be built: {error}") from error
 

@@ -44,6 +44,11 @@ def read_config(path: Path) -> Config:
     return cfg
 
 
+def model_settings(cfg: Config) -> dict[str, Any]:
+    """The settings of the model, with the data preprocessor that a runner would give it."""
+    return {"data_preprocessor": cfg.get("data_preprocessor"), **cfg.model}
+
+
 def registered(root: Registry, kind: Any) -> Any:
     """The class or function of a config's ``type``, seen from the current default scope, or None if there is none."""
     if not isinstance(kind, str):

@@ -12,13 +12,13 @@ from backbones.export.outputs import Network
 SWAPS = ("bgr_to_rgb", "rgb_to_bgr", "to_rgb")  # settings of the hosts' preprocessors; their loaders give BGR
 
 
-def describe(network: Network, cfg: Config | None = None, checkpoint: dict[str, Any] | None = None) -> dict[str, Any]:
+def describe(network: Network, cfg: Config | None = None, trained: dict[str, Any] | None = None) -> dict[str, Any]:
     """Metadata of a file.
 
     Args:
         network: The exported network.
         cfg: Its config; None for a backbone alone, whose images are those of its published weights.
-        checkpoint: Its weights, whose training knew the class names.
+        trained: Metadata of the data set that its weights were trained on.
 
     Returns:
         ``model``, ``classes`` (names, empty if unknown), ``channel_order`` of the images (``RGB`` or ``BGR``),
@@ -33,7 +33,7 @@ def describe(network: Network, cfg: Config | None = None, checkpoint: dict[str, 
         mean, std = images.get("mean") or [0.0] * 3, images.get("std") or [1.0] * 3
     return dict(
         model=type(network.model).__name__,
-        classes=class_names(cfg, checkpoint or {}),
+        classes=class_names(cfg, trained or {}),
         layout="NCHW float32, (pixel - mean) / std",
         channel_order=order,
         mean=[float(value) for value in mean],
@@ -56,9 +56,8 @@ def strides(network: Network) -> list[int]:
     return [0] * len(network.names)
 
 
-def class_names(cfg: Config | None, checkpoint: dict[str, Any]) -> list[str]:
+def class_names(cfg: Config | None, trained: dict[str, Any]) -> list[str]:
     """Names of the classes: of the training that wrote the weights, else of the config's data set."""
-    trained = (checkpoint.get("meta") or {}).get("dataset_meta") or {}
     if trained.get("classes"):
         return list(trained["classes"])
     for loader in ("test_dataloader", "val_dataloader", "train_dataloader"):
