@@ -1,7 +1,16 @@
 """Train a detector, segmentor or classifier.
 
-Everything that can be checked (config, options, data, weights, checkpoint) is checked before the first iteration.
-Example: densebackbones train densebackbones::revcol_maskrcnn_coco.py --data-root data/coco
+Examples:
+    densebackbones train densebackbones::revcol_maskrcnn_coco.py --data-root data/coco
+    densebackbones train densebackbones::revcol_maskrcnn_finetune.py --data-root FOLDER --classes auto
+    densebackbones train CONFIG --resume
+
+Everything that can be checked (config, options, data, weights, checkpoint) is checked before the first iteration. The
+data are examined as by densebackbones check-data.
+
+Labels of your own need no other config: --classes auto reads the classes from the folder, and data sets, metrics and
+heads follow. The layout is found by looking: COCO's files, Pascal VOC, YOLO, index masks, a folder for each class.
+--boxes-only removes the mask branch of a config for objects without masks.
 """
 
 import argparse
