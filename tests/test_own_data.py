@@ -351,12 +351,14 @@ def test_commands_of_the_learn_page_run(sample, tmp_path, fail, capsys, monkeypa
     monkeypatch.setattr(page, "SAMPLES", 2)
     text = (ROOT / "docs" / "learn" / "own-detection-data.md").read_text()
     commands = [line.split() for line in re.findall(r"python tools/([^`\n]+)", text)]
-    assert [words[0] for words in commands] == ["train.py", "test.py", "train.py", "check_data.py", "drop_in.py"]
+    verbs = "train test train check_data drop_in train predict export"
+    assert [words[0] for words in commands] == [f"{verb}.py" for verb in verbs.split()]
     config = f"{ROOT}/configs/revcol_maskrcnn_finetune.py"
 
     def run(words: list[str], folder: Path, checkpoint: Path, *more: str) -> None:
         names = {"FOLDER": folder, "CHECKPOINT": checkpoint, "CONFIG": config}
-        names |= {"configs/revcol_maskrcnn_finetune.py": config}
+        names |= {"configs/revcol_maskrcnn_finetune.py": config, "photographs": folder / "val2017"}
+        names |= {"work_dirs/my_config/epoch_12.pth": "work_dirs/my_config/epoch_1.pth"}
         name = words[0].removesuffix(".py").replace("_", "-")
         verb(name, *[names.get(word, word) for word in words[1:]], *more)
 
@@ -374,12 +376,18 @@ def test_commands_of_the_learn_page_run(sample, tmp_path, fail, capsys, monkeypa
     assert trained["state_dict"]["roi_head.bbox_head.fc_cls.weight"].shape[0] == 3 + 1
     assert trained["meta"]["dataset_meta"]["classes"] == ("RBC", "WBC", "Platelets")
     run(commands[3], sample, boxes)
-    run(commands[4], sample, boxes)
+    run(commands[4], sample, boxes, "--arch", "nano")
     assert Path("data.html").is_file()
     cfg = Config.fromfile("my_config.py")
     assert cfg.model.bbox_head.num_classes == 5
     assert cfg.train_dataloader.dataset.data_root == str(sample)
     assert cfg.train_dataloader.dataset.metainfo.classes == ("disc", "rectangle", "triangle", "star", "ring")
+    sizes = [f"{loop}_dataloader.dataset.pipeline.{i}.scale=(96,96)" for loop, i in (("train", 2), ("val", 1))]
+    run(commands[5], sample, boxes, "--cfg-options", "train_cfg.max_epochs=1", *sizes, *SMALL)
+    run(commands[6], sample, boxes, "--cfg-options", "test_dataloader.dataset.pipeline.1.scale=(96,96)")
+    assert len(list(Path("predictions/pictures").iterdir())) == 4
+    run(commands[7], sample, boxes)
+    assert Path("model.onnx").is_file()
 
 
 @pytest.mark.slow
