@@ -1,0 +1,194 @@
+"""Kills, signals, full disks and bad losses: the run goes on as if nothing had happened, or names what did."""
+
+import random
+import re
+import shutil
+import signal
+from functools import partial
+from pathlib import Path
+
+import pytest
+import torch
+from mmengine.config import Config
+from small_run import Interruption, die_half_way, fill_disk, records, send, trained, write_config
+from tool_runs import ROOT
+
+from backbones.cli._checkpoints import find_last_checkpoint
+from backbones.engine.resumable import make_resumable
+from backbones.engine.safe_checkpoints import check
+
+pytestmark = pytest.mark.filterwarnings("ignore:This process .* is multi-threaded, use of fork:DeprecationWarning")
+
+SECOND, FIRST = "[ei]*_[28].pth", "[ei]*_[14].pth"  # checkpoints: epoch_2 or iter_8, and the one before
+KILLS = {  # event, pattern of file names, number of the event
+    "training": ("training", "*", 7),
+    "evaluating": ("evaluating", "*", 9),
+    "writing": ("writing", SECOND, 1, die_half_way),
+    "written, not in its place": ("renaming", SECOND, 1),
+    "in its place, not the last": ("renaming", "last_checkpoint", 3),
+    "the last, beside the one before": ("removing", FIRST, 1),
+}
+
+
+@pytest.fixture(scope="module", params=["epochs", "iterations"])
+def whole(request, tmp_path_factory) -> tuple[Path, list[dict]]:
+    """Config of a run, and what it records when nothing interrupts it."""
+    folder = tmp_path_factory.mktemp(request.param)
+    config = write_config(folder, request.param)
+    status, output = trained(config, folder / "whole")
+    assert status == 0, output
+    last = check(folder / "whole" / ("epoch_3.pth" if request.param == "epochs" else "iter_12.pth"))
+    assert last["optimizer"]["loss_scaler"]["scale"] < 2.0**127  # it overflowed, which is no fault
+    assert "left out" not in output
+    return config, records(folder / "whole")
+
+
+def assert_same(found: list[dict], expected: list[dict]) -> None:
+    """Whatever was recorded, maybe twice, is what the uninterrupted run recorded."""
+    assert [record for record in found if record not in expected] == []
+    assert [record for record in expected if record not in found] == []
+
+
+def losses(found: list[dict]) -> list[dict]:
+    return [record for record in found if "evaluated" not in record]
+
+
+# ------------------------------------------------------------------------------------------------------------------ kills
+def kill(config: Path, work_dir: Path, how: Interruption) -> None:
+    """Resume a run, or start it, and kill it; what it leaves is whole."""
+    status, output = trained(config, work_dir, "--resume", before=how.listen)
+    assert status in (-signal.SIGKILL, -signal.SIGXFSZ), output
+    checkpoints = [path for path in work_dir.glob("*.pth") if "optimizer" in check(path)]
+    assert (find_last_checkpoint(str(work_dir)) is None) == (not checkpoints)
+
+
+@pytest.mark.parametrize("moment", KILLS)
+def test_killed_run_goes_on_as_if_uninterrupted(moment, whole, tmp_path):
+    config, expected = whole
+    kill(config, tmp_path / "work", Interruption(*KILLS[moment]))
+    status, output = trained(config, tmp_path / "work", "--resume")
+    assert status == 0, output
+    assert_same(losses(records(tmp_path / "work")), losses(expected))
+    kept = sorted(path.name for path in (tmp_path / "work").glob("*.pth") if "best" not in path.name)
+    assert kept in (["epoch_3.pth"], ["iter_12.pth"])
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("loop", ["epochs", "iterations"])
+def test_run_survives_thirty_kills(loop, tmp_path):
+    config, work_dir = write_config(tmp_path, loop, length=40), tmp_path / "work"
+    assert trained(config, tmp_path / "whole")[0] == 0
+    moments = random.Random(13)
+    for _ in range(30):
+        event = moments.choice(["training", "evaluating", "writing", "renaming", "removing"])
+        name, act = ("*.pth", die_half_way) if event == "writing" else ("*", None)
+        kill(config, work_dir, Interruption(event, name, moments.randint(1, 8), act))
+    status, output = trained(config, work_dir, "--resume")
+    assert status == 0, output
+    assert_same(losses(records(work_dir)), losses(records(tmp_path / "whole")))
+
+
+# ---------------------------------------------------------------------------------------------------------------- signals
+@pytest.mark.parametrize(
+    ("event", "number", "name", "done"), [("training", 6, "SIGTERM", 6), ("evaluating", 9, "SIGUSR1", None)]
+)
+def test_signal_saves_and_ends_with_status_0(event, number, name, done, whole, tmp_path):
+    config, expected = whole
+    done = done or (8 if "epochs" in str(config) else 10)
+    stop = Interruption(event, number=number, act=partial(send, signal.Signals[name]))
+    status, output = trained(config, tmp_path / "work", before=stop.listen)
+    assert status == 0, output
+    path = tmp_path / "work" / f"stopped_iter_{done}.pth"
+    assert f"stopped by {name} after iteration {done} of 12, saved as {path}; to go on, add --resume" in output
+    status, output = trained(config, tmp_path / "work", "--resume")
+    assert status == 0, output
+    assert_same(records(tmp_path / "work"), expected)
+    assert not path.exists()  # the regular checkpoints have taken over
+
+
+def test_time_limit_does_the_same(whole, tmp_path):
+    config, expected = whole
+    status, output = trained(config, tmp_path / "work", "--time-limit", "00:00")
+    assert status == 0, output
+    assert "stopped by the time limit after iteration 0 of 12" in output
+    assert trained(config, tmp_path / "work", "--resume")[0] == 0
+    assert_same(records(tmp_path / "work"), expected)
+
+
+def test_time_limit_is_a_time(tmp_path):
+    status, output = trained(tmp_path / "none.py", tmp_path / "work", "--time-limit", "90")
+    assert (status, "90 is no time HH:MM" in output) == (2, True)
+
+
+# ------------------------------------------------------------------------------------------------ disks, folders and data
+def test_full_disk_is_named_and_the_earlier_checkpoint_intact(whole, tmp_path):
+    config, expected = whole
+    full = Interruption("writing", SECOND, act=fill_disk)
+    status, output = trained(config, tmp_path / "work", before=full.listen)
+    assert status == 2, output
+    last = find_last_checkpoint(str(tmp_path / "work"))
+    error = rf"error: no checkpoint could be written into {tmp_path}/work: .*File too large.*The last checkpoint, {last}"
+    assert re.search(error, output), output
+    assert "Traceback" not in output
+    assert not (tmp_path / "work" / ".partial").exists()
+    assert re.search("(epoch_1|iter_4).pth", last)
+    assert trained(config, tmp_path / "work", "--resume")[0] == 0
+    assert_same(losses(records(tmp_path / "work")), losses(expected))
+
+
+def test_folder_that_cannot_be_written_is_named(whole, tmp_path):
+    status, output = trained(whole[0], tmp_path / "work", "--work-dir", "/sys/work")
+    assert status == 2, output
+    assert re.search(r"error: .*'?/sys/work", output)
+    assert "Traceback" not in output
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_data_that_vanishes_are_named(workers, tmp_path):
+    config = write_config(tmp_path, workers=workers)
+    gone = Interruption("training", number=6, act=partial(shutil.rmtree, tmp_path / "images"))
+    status, output = trained(config, tmp_path / "work", before=gone.listen)
+    assert status == 2, output
+    assert re.search(rf"error: .*No such file or directory: '{tmp_path}/images/\d.jpg'.*epoch_\d.pth, is whole", output)
+    assert "Traceback" not in output
+
+
+# ------------------------------------------------------------------------------------------------------------- bad losses
+def test_bad_loss_is_named_before_it_reaches_the_weights(tmp_path):
+    status, output = trained(write_config(tmp_path, bad=(5,)), tmp_path / "work")
+    assert status == 2, output
+    image = rf"{tmp_path}/images/\d.jpg"
+    assert re.search(rf"error: the loss of iteration 6 is not finite \(loss_b nan\); images: {image}, {image}\.", output)
+    assert "Traceback" not in output
+    assert [record["iter"] for record in records(tmp_path / "work") if "iter" in record] == [0, 1, 2, 3, 4]
+
+
+def test_bad_losses_are_left_out_and_counted(tmp_path):
+    config, work_dir = write_config(tmp_path, bad=(0, 5, 6)), tmp_path / "work"
+    stop = Interruption("training", number=6, act=partial(send, signal.SIGTERM))
+    _, before = trained(config, work_dir, "--on-nan", "skip", before=stop.listen)
+    status, after = trained(config, work_dir, "--on-nan", "skip", "--resume")
+    assert status == 0, after
+    counts = re.findall(r"batch left out: the loss of iteration (\d+) .*\((\d) in all, (\d) in a row\)", before + after)
+    assert counts == [("1", "1", "1"), ("6", "2", "1"), ("7", "3", "1")]
+    *_, last = records(work_dir)
+    assert torch.tensor(last["weights"]).isfinite().all()
+
+
+def test_ten_bad_losses_in_a_row_stop_the_training(tmp_path):
+    config = write_config(tmp_path, length=4, bad=tuple(range(3, 16)))
+    status, output = trained(config, tmp_path / "work", "--on-nan", "skip")
+    assert status == 2, output
+    assert "error: the loss of iteration 13 is not finite" in output
+    assert "10 batches in a row" in output
+
+
+# ---------------------------------------------------------------------------------------------------------------- configs
+def test_every_config_keeps_a_bounded_number_of_checkpoints_and_the_best():
+    for path in sorted((ROOT / "configs").glob("*.py")):
+        cfg = Config.fromfile(path)
+        make_resumable(cfg)
+        hook = cfg.default_hooks.checkpoint
+        assert hook.type == "SafeCheckpointHook", path
+        assert hook.get("max_keep_ckpts", 2) > 0, path
+        assert ("val_dataloader" in cfg) == ("save_best" in hook), path
