@@ -12,11 +12,16 @@ import random
 import resource
 import signal
 import sys
+import warnings
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
+import matplotlib.pyplot  # noqa: F401  (what a run imports late is imported once, before the processes fork)
 import torch
+import torch._dynamo
+import torchvision  # noqa: F401
+from mmengine.dist import get_rank, master_only
 from mmengine.evaluator import BaseMetric
 from mmengine.hooks import Hook
 from mmengine.model import BaseModel
@@ -25,6 +30,7 @@ from mmengine.registry import DATASETS, HOOKS, METRICS, MODELS, OPTIM_WRAPPERS
 from mmengine.structures import BaseDataElement
 
 from backbones import cli
+from backbones.cli import train as _  # noqa: F401
 
 LIMIT = 100_000  # bytes: less than a checkpoint, more than any other file
 CONFIG = """
@@ -37,14 +43,16 @@ train_dataloader = dict(
     batch_size=2,
     num_workers={workers},
 )
-val_dataloader = dict(dataset=dict(type="SmallPictures", root={root!r}), sampler=dict(type="DefaultSampler", shuffle=False))
+val_dataloader = dict(
+    dataset=dict(type="SmallPictures", root={root!r}, noise=0), sampler=dict(type="DefaultSampler", shuffle=False)
+)
 val_evaluator = dict(type="SmallMetric")
 val_cfg = dict()
 optim_wrapper = dict(
     type="AmpOnCpu",
     optimizer=dict(type="AdamW", lr=0.05),
     accumulative_counts=3,
-    loss_scale=dict(init_scale=2.0**127, growth_interval=1),
+    loss_scale=dict(init_scale=2.0**127, growth_interval=100),
 )
 default_hooks = dict(
     logger=dict(type="LoggerHook", interval=1),
@@ -81,22 +89,22 @@ def write_config(folder: Path, loop: str = "epochs", length: int = 3, workers: i
     return config
 
 
-# ------------------------------------------------------------------------------------------------------- what is trained
+# ------------------------------------------------------------------------------------------------------ what is trained
 @DATASETS.register_module()
 class SmallPictures:
     """Eight numbers, with noise, in files with the names of images."""
 
     metainfo = {}
 
-    def __init__(self, root: str) -> None:
-        self.root = Path(root)
+    def __init__(self, root: str, noise: float = 1) -> None:
+        self.root, self.noise = Path(root), noise
 
     def __len__(self) -> int:
         return 8
 
     def __getitem__(self, index: int) -> dict:
         path = self.root / f"{index}.jpg"
-        inputs = torch.tensor([float(path.read_text()) + random.random()])
+        inputs = torch.tensor([float(path.read_text()) + self.noise * random.random()])
         return dict(inputs=inputs, data_samples=BaseDataElement(metainfo=dict(img_path=str(path))))
 
 
@@ -120,9 +128,9 @@ class SmallModel(BaseModel):
             return [BaseDataElement(score=value.mean()) for value in values]
         dropped = torch.nn.functional.dropout(values, 0.5)
         loss_b = (dropped - 1).abs().mean()
-        if Recorder.iteration in self.bad:
+        if Recorder.iteration in self.bad and get_rank() == int(os.environ.get("SMALL_RUN_BAD_RANK", 0)):
             loss_b = loss_b * float("nan")
-        return {"loss_a": dropped.square().mean(), "loss_b": loss_b}
+        return {"loss_a": 8 * dropped.square().mean(), "loss_b": loss_b}
 
 
 @METRICS.register_module()
@@ -156,13 +164,15 @@ class Recorder(Hook):
         Recorder.iteration = runner.iter
         if self.trap:
             Recorder.trap("training")
+        if runner.iter == 6 and str(get_rank()) == os.environ.get("SMALL_RUN_STOP_RANK"):
+            send(signal.SIGTERM)
 
     def before_val_iter(self, runner, batch_idx, data_batch=None):
         if self.trap:
             Recorder.trap("evaluating")
 
     def after_train_iter(self, runner, batch_idx, data_batch=None, outputs=None):
-        self.write(runner, {"iter": runner.iter, "loss": float(outputs.get("loss", "nan"))})
+        self.write(runner, {"iter": runner.iter, "loss": outputs["loss"].item() if "loss" in outputs else None})
 
     def after_train(self, runner):
         (ema,) = (hook.ema_model for hook in runner.hooks if hasattr(hook, "ema_model"))
@@ -173,6 +183,7 @@ class Recorder(Hook):
         self.write(runner, {"evaluated": runner.iter, **metrics})
 
     @staticmethod
+    @master_only
     def write(runner, record: dict) -> None:
         with open(f"{runner.work_dir}.records", "a") as file:
             file.write(json.dumps(record) + "\n")
@@ -184,7 +195,7 @@ def records(work_dir: Path) -> list[dict]:
     return [json.loads(line) for line in file.read_text().splitlines()] if file.is_file() else []
 
 
-# -------------------------------------------------------------------------------------------------- what interrupts it
+# --------------------------------------------------------------------------------------------------- what interrupts it
 class Interruption:
     """Interrupts the process that trains, at the ``number``-th event.
 
@@ -252,7 +263,8 @@ def train(config: Path, work_dir: Path, *arguments: str, before: Callable[[], No
         descriptor = os.open(f"{work_dir}.output", os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
         os.dup2(descriptor, 1)
         os.dup2(descriptor, 2)
-        sys.stdout, sys.stderr = (open(number, "w", buffering=1, closefd=False) for number in (1, 2))
+        sys.stdout, sys.stderr = (os.fdopen(number, "w", buffering=1, closefd=False) for number in (1, 2))
+        warnings.simplefilter("default")  # not pytest's
         if before:
             before()
         sys.exit(cli.run("train", [str(config), "--work-dir", str(work_dir), *arguments]))

@@ -52,7 +52,7 @@ class BadLossHook(Hook):
             self.in_a_row = 0
             return
         self.in_a_row += 1
-        terms = {key: float(value) for key, value in (outputs or {}).items()}
+        terms = {key: torch.as_tensor(value).item() for key, value in (outputs or {}).items()}
         wrong = {key: value for key, value in terms.items() if not torch.tensor(value).isfinite()}
         for key in wrong:
             del outputs[key]  # the log averages over iterations
@@ -71,8 +71,8 @@ class BadLossHook(Hook):
 def leave_out(wrapper: Any, loss: torch.Tensor) -> None:
     """Count an iteration of an ``OptimWrapper`` without its gradients.
 
-    Backward runs, as other processes wait for its sums; the gradients that accumulated before are put back, and
-    applied if their update is due.
+    Backward runs, as other processes wait for its sums. The gradients that accumulated before are put back, and
+    applied if their update is due; DistributedDataParallel would have averaged them in the backward that is left out.
     """
     parameters = [parameter for group in wrapper.optimizer.param_groups for parameter in group["params"]]
     before = [None if parameter.grad is None else parameter.grad.clone() for parameter in parameters]
@@ -80,6 +80,8 @@ def leave_out(wrapper: Any, loss: torch.Tensor) -> None:
     for parameter, gradient in zip(parameters, before, strict=True):
         parameter.grad = gradient
     if wrapper.should_update() and any(gradient is not None for gradient in before):
+        for gradient in filter(torch.is_tensor, before):
+            all_reduce(gradient, "mean")
         wrapper.step()
         wrapper.zero_grad()
 

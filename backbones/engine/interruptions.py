@@ -11,11 +11,12 @@ import time
 from collections.abc import Callable
 from functools import partial
 from itertools import islice
+from pathlib import Path
 from typing import Any
 
 import torch
 from mmengine.config import Config
-from mmengine.dist import all_reduce, is_distributed, is_main_process
+from mmengine.dist import all_reduce, broadcast_object_list, is_distributed, is_main_process
 from mmengine.hooks import EMAHook, Hook
 from mmengine.registry import HOOKS, LOOPS
 from mmengine.runner import EpochBasedTrainLoop, IterBasedTrainLoop
@@ -54,6 +55,7 @@ class ResumableEpochLoop(EpochBasedTrainLoop):
             self.run_iter(index, batch)
         self.runner.call_hook("after_train_epoch")
         self._epoch += 1
+        self.first_iter = self._iter
 
 
 def rest_of(loader: DataLoader, done: int) -> DataLoader:
@@ -65,20 +67,10 @@ def rest_of(loader: DataLoader, done: int) -> DataLoader:
     return DataLoader(batch_sampler=batches, **{name: getattr(loader, name) for name in same})
 
 
-def save_stopped(runner: Any, evaluating: bool = False) -> str:
-    """Save the state between two iterations, for ``--resume``.
-
-    Args:
-        runner: The runner.
-        evaluating: Whether the resumed run starts with an evaluation.
-
-    Returns:
-        The checkpoint's path.
-    """
+def save_stopped(runner: Any) -> str:
+    """Save the state between two iterations, for ``--resume``; returns the checkpoint's path."""
     meta, loop = dict(epoch=runner.epoch, iter=runner.iter), runner.train_loop
-    if evaluating:
-        meta["evaluating"] = True
-    elif isinstance(loop, ResumableEpochLoop):
+    if isinstance(loop, ResumableEpochLoop):
         meta.update(batches=runner.iter - loop.first_iter, epoch_length=len(loop.dataloader))
     return checkpoint_hook(runner).save_stopped(runner, meta)
 
@@ -116,7 +108,7 @@ class StopHook(Hook):
     def before_val_epoch(self, runner: Any) -> None:
         """Stop before an evaluation."""
         if self._agreed():
-            self._stop(runner, evaluating=True)
+            self._stop(runner)
 
     def before_val_iter(self, runner: Any, batch_idx: int, data_batch: Any = None) -> None:
         """Stop in an evaluation; several processes, whose numbers of batches may differ, finish it."""
@@ -124,7 +116,7 @@ class StopHook(Hook):
             for hook in runner.hooks:
                 if isinstance(hook, EMAHook):  # the model has its weights now
                     hook.after_val_epoch(runner)
-            self._stop(runner, evaluating=True)
+            self._stop(runner)
 
     def after_train(self, runner: Any) -> None:
         """Leave the signals as they were."""
@@ -142,8 +134,8 @@ class StopHook(Hook):
         all_reduce(asked, "max")
         return bool(asked)
 
-    def _stop(self, runner: Any, evaluating: bool = False) -> None:
-        path = save_stopped(runner, evaluating)
+    def _stop(self, runner: Any) -> None:
+        path = save_stopped(runner)
         if is_main_process():
             print(
                 f"stopped by {self.reason or 'another process'} after iteration {runner.iter} of {runner.max_iters}, "
@@ -154,24 +146,53 @@ class StopHook(Hook):
 
 
 @HOOKS.register_module()
-class UnfinishedEvaluationHook(Hook):
-    """Makes up for the evaluation in which a run was stopped."""
+class GoOnHook(Hook):
+    """Has a resumed run start where the checkpoint was made: in an epoch, or before an evaluation.
 
-    priority = "LOWEST"  # when every hook is ready for it
-    iters = -1
+    The file ``last_evaluation`` of the work dir has the iteration of the latest complete evaluation, as a checkpoint
+    is written before it.
+    """
+
+    priority = "LOWEST"  # when every hook is ready for the evaluation
 
     def after_load_checkpoint(self, runner: Any, checkpoint: dict) -> None:
-        """Learn where the run was stopped."""
+        """Learn where in the epoch."""
         meta = checkpoint.get("meta", {})
-        if meta.get("evaluating"):
-            self.iters = meta["iter"]
         if "batches" in meta and isinstance(runner.train_loop, ResumableEpochLoop):
             runner.train_loop.part = meta["iter"], meta["batches"], meta["epoch_length"]
 
     def before_train(self, runner: Any) -> None:
-        """Evaluate."""
-        if runner.iter == self.iters:
-            runner.val_loop.run()
+        """Make up for an evaluation that was not finished."""
+        if runner.iter and runner.val_loop is not None and self._due(runner.train_loop):
+            evaluated = [int(file.read_text()) if (file := self._file(runner)).is_file() else 0]
+            broadcast_object_list(evaluated)  # the other processes may not see the work dir
+            if evaluated[0] < runner.iter:
+                runner.val_loop.run()
+
+    def after_val_epoch(self, runner: Any, metrics: dict | None = None) -> None:
+        """Note that the evaluation is complete."""
+        if is_main_process():
+            file = self._file(runner)
+            beside = file.with_name(f"{file.name}.partial")
+            beside.write_text(str(runner.iter))
+            os.replace(beside, file)
+
+    @staticmethod
+    def _due(loop: Any) -> bool:
+        """Whether an evaluation comes at this point, as mmengine's loops decide."""
+        if isinstance(loop, ResumableEpochLoop):
+            if loop.part[0] == loop.iter and loop.part[1]:
+                return False  # in the middle of an epoch
+            done, last = loop.epoch, loop.max_epochs
+        elif isinstance(loop, IterBasedTrainLoop):
+            done, last = loop.iter, loop.max_iters
+        else:
+            return False  # a loop of its own rules
+        return done >= loop.val_begin and (done % loop.val_interval == 0 or done == last)
+
+    @staticmethod
+    def _file(runner: Any) -> Path:
+        return Path(runner.work_dir, "last_evaluation")
 
 
 def hear_parent_only(init: Callable[[int], None] | None, worker: int) -> None:
@@ -202,6 +223,6 @@ def make_stoppable(cfg: Config) -> None:
         loop.type = "ResumableEpochLoop"
     cfg.custom_hooks = [
         *(cfg.get("custom_hooks") or []),
-        dict(type="UnfinishedEvaluationHook"),
+        dict(type="GoOnHook"),
         dict(type="StopHook"),
     ]

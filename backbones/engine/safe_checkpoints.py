@@ -9,7 +9,7 @@ import os
 import shutil
 import zipfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -54,11 +54,14 @@ class StagedRunner:
         if is_main_process():
             check(self.folder / STAGE / filename, meta)
 
-    def move(self) -> None:
+    def move(self) -> list[Path]:
         """Move the whole files to their places: the best one, the newest one, and last ``last_checkpoint``."""
+        moved = []
         for stage, place in self.stages.items():
             for source in sorted(stage.iterdir(), key=lambda path: (path.name == "last_checkpoint", path.name)):
                 _move(source, place / source.name)
+                moved.append(place / source.name)
+        return moved
 
     def clean(self) -> None:
         """Remove the folders."""
@@ -75,7 +78,8 @@ def _move(source: Path, target: Path) -> None:
             os.replace(file, target / file.relative_to(source))
     else:
         os.replace(source, target)
-    _flush(target.parent)
+    with suppress(OSError):  # not every file system can do it for a folder
+        _flush(target.parent)
 
 
 def _flush(path: Path) -> None:
@@ -119,21 +123,22 @@ class LateRemoval:
 
     def __init__(self, backend: LocalBackend) -> None:
         self.backend = backend
-        self.paths: list[str] = []
+        self.paths: list[Path] = []
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self.backend, name)
 
     def remove(self, path: str) -> None:
         """Remember a file."""
-        self.paths.append(path)
+        self.paths.append(Path(path))
 
     rmtree = remove
 
-    def remove_now(self) -> None:
-        """Remove what was remembered."""
+    def remove_now(self, new: list[Path]) -> None:
+        """Remove what was remembered, unless it has just been written anew."""
         for path in self.paths:
-            shutil.rmtree(path) if os.path.isdir(path) else os.remove(path)
+            if path not in new:
+                shutil.rmtree(path) if path.is_dir() else path.unlink()
 
 
 @HOOKS.register_module()
@@ -220,8 +225,7 @@ class SafeCheckpointHook(CheckpointHook):
             staged = StagedRunner(runner, self.out_dir)
             yield staged
             if is_main_process():
-                staged.move()
-                late.remove_now()
+                late.remove_now(new=staged.move())
                 self._remove_stopped(runner)
         except (OSError, NotSavedError) as error:
             raise NotSavedError(f"no checkpoint could be written into {self.out_dir}: {error}") from error
