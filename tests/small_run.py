@@ -32,6 +32,9 @@ from mmengine.structures import BaseDataElement
 from backbones import cli
 from backbones.cli import train as _  # noqa: F401
 
+if "RANK" in os.environ:  # on a machine without a GPU, mmengine only takes processes that know each other
+    torch.distributed.init_process_group("gloo")
+
 LIMIT = 100_000  # bytes: less than a checkpoint, more than any other file
 CONFIG = """
 custom_imports = dict(imports=["small_run"], allow_failed_imports=False)
@@ -164,7 +167,7 @@ class Recorder(Hook):
         Recorder.iteration = runner.iter
         if self.trap:
             Recorder.trap("training")
-        if runner.iter == 6 and str(get_rank()) == os.environ.get("SMALL_RUN_STOP_RANK"):
+        if runner.iter == 3 and str(get_rank()) == os.environ.get("SMALL_RUN_STOP_RANK"):
             send(signal.SIGTERM)
 
     def before_val_iter(self, runner, batch_idx, data_batch=None):

@@ -14,13 +14,15 @@ from pathlib import Path
 import pytest
 import torch
 from mmengine.config import Config
+from mmengine.fileio import LocalBackend
 from mmengine.registry import HOOKS
 from small_run import Interruption, die_half_way, fill_disk, records, send, trained, write_config
 from tool_runs import ROOT, environment
 
 from backbones.cli._checkpoints import find_last_checkpoint
 from backbones.engine.resumable import make_resumable
-from backbones.engine.safe_checkpoints import check
+from backbones.engine.safe_checkpoints import LateRemoval, check, keep_safe
+from backbones.errors import NotSavedError
 
 pytestmark = pytest.mark.filterwarnings("ignore:This process .* is multi-threaded, use of fork:DeprecationWarning")
 
@@ -80,6 +82,34 @@ def test_killed_run_goes_on_as_if_uninterrupted(moment, whole, tmp_path):
     assert kept in (["epoch_3.pth"], ["iter_12.pth"])
 
 
+def test_damaged_checkpoint_is_passed_over(tmp_path, capsys):
+    """As a crash of the machine, or another program, may leave it."""
+    for step in (1, 2, 3):
+        torch.save(dict(meta=dict(epoch=step, iter=4 * step), optimizer={}), tmp_path / f"epoch_{step}.pth")
+    torch.save(dict(meta=dict(epoch=3, iter=12)), tmp_path / "best_mAP_epoch_3.pth")
+    (tmp_path / "last_checkpoint").write_text(str(tmp_path / "epoch_3.pth"))
+    assert find_last_checkpoint(str(tmp_path)) == str(tmp_path / "epoch_3.pth")
+    whole = (tmp_path / "epoch_3.pth").read_bytes()
+    (tmp_path / "epoch_3.pth").write_bytes(whole[:-100])
+    assert find_last_checkpoint(str(tmp_path)) == str(tmp_path / "epoch_2.pth")
+    assert "epoch_3.pth, which does not exist or is not whole; going on from" in capsys.readouterr().err
+    changed = whole.replace(b"epoch", b"epoxh")  # the right length
+    (tmp_path / "epoch_3.pth").write_bytes(changed)
+    assert find_last_checkpoint(str(tmp_path)) == str(tmp_path / "epoch_2.pth")
+    with pytest.raises(NotSavedError, match="epoch_2.pth is of another step"):
+        check(tmp_path / "epoch_2.pth", dict(epoch=3))
+
+
+def test_file_written_anew_is_not_removed(tmp_path):
+    for name in "ab":
+        (tmp_path / name).touch()
+    backend = LateRemoval(LocalBackend())
+    for name in "ab":
+        backend.remove(str(tmp_path / name))
+    backend.remove_now(new=[tmp_path / "a"])
+    assert [path.name for path in tmp_path.iterdir()] == ["a"]
+
+
 @pytest.mark.long
 @pytest.mark.parametrize("loop", ["epochs", "iterations"])
 def test_run_survives_thirty_kills(loop, tmp_path):
@@ -130,8 +160,9 @@ def test_time_limit_is_a_time(tmp_path):
 @pytest.mark.long
 def test_processes_stop_and_leave_batches_out_together(tmp_path):
     """Two processes; only one has the bad losses, and only one hears the signal."""
-    config = write_config(tmp_path, bad=(1, 5))
-    config.write_text(config.read_text() + 'env_cfg = dict(dist_cfg=dict(backend="gloo"))\n')
+    config = write_config(tmp_path, bad=(1, 4))
+    wrapper = 'model_wrapper_cfg = dict(type="MMDistributedDataParallel", device_ids=None)'  # of no GPU
+    config.write_text(f"{config.read_text()}\n{wrapper}\n")
     environment_ = environment(PYTHONPATH=f"{ROOT}:{ROOT / 'tests'}", SMALL_RUN_BAD_RANK=1)
 
     def train(work_dir: Path, *arguments: str, **changes: str) -> str:
@@ -168,6 +199,29 @@ def test_full_disk_is_named_and_the_earlier_checkpoint_intact(whole, tmp_path):
     assert last.endswith("/epoch_1.pth")
     assert trained(config, tmp_path / "work", "--resume")[0] == 0
     assert_same(records(tmp_path / "work"), expected)
+
+
+@pytest.fixture
+def small_disk(tmp_path) -> Path:
+    """A work dir on a disk with room for three checkpoints."""
+    (folder := tmp_path / "work").mkdir()
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1400k", "tmpfs", folder], capture_output=True).returncode:
+        pytest.skip("only root may mount a disk")
+    yield folder
+    subprocess.run(["umount", "--lazy", folder], check=True)
+
+
+def test_disk_that_becomes_full_and_larger(small_disk, whole):
+    config, expected = whole("epochs")
+    status, output = trained(config, small_disk)
+    assert status == 2, output
+    last = find_last_checkpoint(str(small_disk))
+    assert re.search(rf"error: .*No space left on device.*The last checkpoint, {last}, is whole", output), output
+    assert "Traceback" not in output
+    assert not (small_disk / ".partial").exists()
+    subprocess.run(["mount", "-o", "remount,size=9m", small_disk], check=True)
+    assert trained(config, small_disk, "--resume")[0] == 0
+    assert_same(records(small_disk), expected)
 
 
 def test_folder_that_cannot_be_written_is_named(whole, tmp_path):
@@ -230,3 +284,11 @@ def test_config_keeps_a_bounded_number_of_checkpoints_and_the_best(name):
     assert hook.type == "SafeCheckpointHook"
     assert HOOKS.build(hook).max_keep_ckpts > 0
     assert hook.get("save_best") == ("auto" if cfg.get("val_dataloader") else None)
+
+
+@pytest.mark.parametrize("own", [None, dict(type="CheckpointHookOfTheUser")], ids=["none", "another"])
+def test_config_with_another_hook_or_none_keeps_it_and_can_be_stopped(own):
+    cfg = Config(dict(default_hooks=dict(checkpoint=own)))
+    keep_safe(cfg)
+    assert cfg.default_hooks.checkpoint == own
+    assert cfg.custom_hooks == [dict(type="SafeCheckpointHook", save_last=False)]
