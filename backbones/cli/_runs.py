@@ -71,7 +71,7 @@ def build_runner(cfg: Config) -> Runner:
     """Build the runner and its model; errors of their classes about settings become a ``UsageError``."""
     try:
         return RUNNERS.build(cfg) if "runner_type" in cfg else Runner.from_cfg(cfg)  # type: ignore[arg-type]
-    except (ValueError, FileNotFoundError) as error:
+    except (ValueError, OSError) as error:  # OSError: a work dir that cannot be written, weights that are not there
         raise UsageError(f"the model or the runner cannot be built: {error}") from error
 
 

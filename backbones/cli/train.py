@@ -14,6 +14,9 @@ heads follow. The layout is found by looking: COCO's files, Pascal VOC, YOLO, in
 """
 
 import argparse
+import logging
+import re
+import time
 
 from mmengine.config import Config
 from mmengine.device import get_device
@@ -26,12 +29,13 @@ from backbones.cli._checkpoints import (
     check_resumable,
     choose_resume,
     choose_start,
+    find_last_checkpoint,
     read_checkpoint,
 )
 from backbones.datasets.check import check_data
-from backbones.engine.broken_images import save_state
+from backbones.engine.interruptions import save_stopped
 from backbones.engine.resumable import make_resumable
-from backbones.errors import BrokenImagesError, SetupError
+from backbones.errors import BadLossError, BrokenImagesError, NotSavedError, SetupError
 from backbones.usage import UsageError, note
 
 
@@ -54,10 +58,32 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="start from load_from, or a classifier's init_cfg, with another number of classes: weights of the heads "
         "whose shapes differ are initialised; --classes does it, too",
     )
+    parser.add_argument(
+        "--time-limit",
+        type=seconds,
+        metavar="HH:MM",
+        help="after this time save the state and end with status 0, as at SIGTERM and SIGUSR1; --resume goes on",
+    )
+    parser.add_argument(
+        "--on-nan",
+        choices=["stop", "skip"],
+        default="stop",
+        help="at a loss that is NaN or infinite stop (default), or leave the batch out, up to 9 in a row",
+    )
+
+
+def seconds(text: str) -> int:
+    """``90:30`` -> 325800, hours and minutes in seconds."""
+    if not re.fullmatch(r"\d+:[0-5]\d", text):
+        raise argparse.ArgumentTypeError(f"{text} is no time HH:MM, as 23:30 for 23 hours and 30 minutes")
+    hours, minutes = map(int, text.split(":"))
+    return 60 * (60 * hours + minutes)
 
 
 def main(args: argparse.Namespace) -> None:
     """Check, then train."""
+    begun = time.monotonic()
+    logging.raiseExceptions = False  # a full disk ends in the error of a checkpoint, not in one for each line
     cfg = _runs.load_config(args)
     if "train_dataloader" not in cfg:
         raise UsageError(f"{args.config} has no train_dataloader; it is not a config for training")
@@ -77,6 +103,11 @@ def main(args: argparse.Namespace) -> None:
         # the runner reads the seed of the checkpoint only after the data loaders have a new one
         cfg.randomness = dict(cfg.get("randomness") or {}, seed=checkpoint["meta"]["seed"])
     make_resumable(cfg)
+    for hook in cfg.custom_hooks:
+        if hook.type == "StopHook":
+            hook.time_limit = args.time_limit and args.time_limit - (time.monotonic() - begun)
+        elif hook.type == "BadLossHook":
+            hook.on_nan = args.on_nan
     runner = _runs.build_runner(cfg)
     for fault in faults:
         runner.logger.info(f"data: {fault}")
@@ -92,7 +123,17 @@ def main(args: argparse.Namespace) -> None:
         raise UsageError(error) from error
     except BrokenImagesError as error:
         reason = str(error).strip().rpartition(f"{BrokenImagesError.__name__}: ")[2]  # without a worker's traceback
-        raise UsageError(f"{reason}. Mend or remove them. {save_state(runner)}") from error
+        path = save_stopped(runner)
+        raise UsageError(f"{reason}. Mend or remove them; the state is saved as {path}, --resume goes on") from error
+    except BadLossError as error:
+        raise UsageError(
+            f"{error}. The weights were not updated by it; --on-nan skip leaves such batches out, "
+            "--resume goes on from the last checkpoint"
+        ) from error
+    except (NotSavedError, OSError) as error:  # OSError: a full disk at a log file, a data set that is gone
+        reason = str(error).strip().splitlines()[-1]  # without a worker's traceback
+        last = find_last_checkpoint(cfg.work_dir) or "none yet"
+        raise UsageError(f"{reason}. The last checkpoint, {last}, is whole; --resume goes on from it") from error
 
 
 def set_amp(cfg: Config, wanted: bool) -> None:
