@@ -169,6 +169,9 @@ class Recorder(Hook):
             Recorder.trap("training")
         if runner.iter == 3 and str(get_rank()) == os.environ.get("SMALL_RUN_STOP_RANK"):
             send(signal.SIGTERM)
+        dying = str(get_rank()) == os.environ.get("SMALL_RUN_DYING_RANK")
+        if dying and runner.iter == 6 and os.environ["TORCHELASTIC_RESTART_COUNT"] == "0":
+            raise RuntimeError("this process dies")
 
     def before_val_iter(self, runner, batch_idx, data_batch=None):
         if self.trap:

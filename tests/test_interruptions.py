@@ -161,8 +161,6 @@ def test_time_limit_is_a_time(tmp_path):
 def test_processes_stop_and_leave_batches_out_together(tmp_path):
     """Two processes; only one has the bad losses, and only one hears the signal."""
     config = write_config(tmp_path, bad=(1, 4))
-    wrapper = 'model_wrapper_cfg = dict(type="MMDistributedDataParallel", device_ids=None)'  # of no GPU
-    config.write_text(f"{config.read_text()}\n{wrapper}\n")
     environment_ = environment(PYTHONPATH=f"{ROOT}:{ROOT / 'tests'}", SMALL_RUN_BAD_RANK=1)
 
     def train(work_dir: Path, *arguments: str, **changes: str) -> str:

@@ -15,6 +15,7 @@ heads follow. The layout is found by looking: COCO's files, Pascal VOC, YOLO, in
 
 import argparse
 import logging
+import os
 import re
 import time
 
@@ -93,7 +94,8 @@ def main(args: argparse.Namespace) -> None:
     if args.auto_scale_lr:
         set_auto_scale_lr(cfg)
 
-    path = choose_resume(cfg, args.resume)
+    restarted = int(os.environ.get("TORCHELASTIC_RESTART_COUNT", 0)) > 0  # by torchrun, after a process died
+    path = choose_resume(cfg, "auto" if restarted else args.resume)
     start = choose_start(cfg, path is not None, args.reset_head, other_classes=bool(args.classes))
     checkpoint = read_checkpoint(path) if path else None
     cfg.resume = checkpoint is not None
