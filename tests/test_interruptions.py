@@ -21,7 +21,7 @@ from tool_runs import ROOT, environment
 
 from backbones.cli._checkpoints import find_last_checkpoint
 from backbones.engine.resumable import make_resumable
-from backbones.engine.safe_checkpoints import LateRemoval, check, keep_safe
+from backbones.engine.safe_checkpoints import LateRemoval, SafeCheckpointHook, check, keep_safe
 from backbones.errors import NotSavedError
 
 pytestmark = pytest.mark.filterwarnings("ignore:This process .* is multi-threaded, use of fork:DeprecationWarning")
@@ -292,3 +292,13 @@ def test_config_with_another_hook_or_none_keeps_it_and_can_be_stopped(own):
     keep_safe(cfg)
     assert cfg.default_hooks.checkpoint == own
     assert cfg.custom_hooks == [dict(type="SafeCheckpointHook", save_last=False)]
+
+
+def test_best_checkpoint_is_chosen_by_the_main_metric():
+    hook = SafeCheckpointHook(save_best="auto")
+    choose = hook._main_metric
+    assert choose({"aAcc": 0.9, "mIoU": 0.4}) == {"mIoU": 0.4}
+    assert choose({"time": 1, "coco/bbox_mAP": 0.3, "coco/segm_mAP": 0.2}) == {"coco/bbox_mAP": 0.3}
+    assert choose({"time": 1}) == {}  # no checkpoint
+    hook._init_rule([None], ["mIoU"])  # as the first evaluation does
+    assert choose({"aAcc": 0.9}) == {}
