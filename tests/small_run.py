@@ -178,7 +178,8 @@ class Recorder(Hook):
             Recorder.trap("evaluating")
 
     def after_train_iter(self, runner, batch_idx, data_batch=None, outputs=None):
-        self.write(runner, {"iter": runner.iter, "loss": outputs["loss"].item() if "loss" in outputs else None})
+        loss = outputs["loss"].item() if "loss" in outputs else None  # a batch that was left out has none
+        self.write(runner, {"iter": runner.iter, "batch": batch_idx, "loss": loss})
 
     def after_train(self, runner):
         (ema,) = (hook.ema_model for hook in runner.hooks if hasattr(hook, "ema_model"))

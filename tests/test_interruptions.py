@@ -21,7 +21,7 @@ from tool_runs import ROOT, environment
 
 from backbones.cli._checkpoints import find_last_checkpoint
 from backbones.engine.resumable import make_resumable
-from backbones.engine.safe_checkpoints import LateRemoval, check, keep_safe
+from backbones.engine.safe_checkpoints import LateRemoval, SafeCheckpointHook, check, keep_safe
 from backbones.errors import NotSavedError
 
 pytestmark = pytest.mark.filterwarnings("ignore:This process .* is multi-threaded, use of fork:DeprecationWarning")
@@ -160,7 +160,7 @@ def test_time_limit_is_a_time(tmp_path):
 @pytest.mark.long
 def test_processes_stop_and_leave_batches_out_together(tmp_path):
     """Two processes; only one has the bad losses, and only one hears the signal."""
-    config = write_config(tmp_path, bad=(1, 4))
+    config = write_config(tmp_path, bad=(2, 4))  # one of them where an update is due
     environment_ = environment(PYTHONPATH=f"{ROOT}:{ROOT / 'tests'}", SMALL_RUN_BAD_RANK=1)
 
     def train(work_dir: Path, *arguments: str, **changes: str) -> str:
@@ -171,7 +171,7 @@ def test_processes_stop_and_leave_batches_out_together(tmp_path):
         assert result.returncode == 0, result.stdout + result.stderr
         return result.stdout + result.stderr
 
-    assert "batch left out: the loss of iteration 2 is not finite" in train(tmp_path / "whole")
+    assert "batch left out: the loss of iteration 3 is not finite" in train(tmp_path / "whole")
     output = train(tmp_path / "work", SMALL_RUN_STOP_RANK="1")
     assert output.count("stopped by another process after iteration") == 1
     train(tmp_path / "work", "--resume")
@@ -290,3 +290,13 @@ def test_config_with_another_hook_or_none_keeps_it_and_can_be_stopped(own):
     keep_safe(cfg)
     assert cfg.default_hooks.checkpoint == own
     assert cfg.custom_hooks == [dict(type="SafeCheckpointHook", save_last=False)]
+
+
+def test_best_checkpoint_is_chosen_by_the_main_metric():
+    hook = SafeCheckpointHook(save_best="auto")
+    choose = hook._main_metric
+    assert choose({"aAcc": 0.9, "mIoU": 0.4}) == {"mIoU": 0.4}
+    assert choose({"time": 1, "coco/bbox_mAP": 0.3, "coco/segm_mAP": 0.2}) == {"coco/bbox_mAP": 0.3}
+    assert choose({"time": 1}) == {}  # no checkpoint
+    hook._init_rule([None], ["mIoU"])  # as the first evaluation does
+    assert choose({"aAcc": 0.9}) == {}

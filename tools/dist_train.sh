@@ -15,6 +15,8 @@ if [ "${NNODES:-1}" = 1 ]; then
 else
     place=(--nnodes "$NNODES" --rdzv-backend c10d --rdzv-endpoint "${MASTER_ADDR:?}:${PORT:-29500}")
 fi
+# The processes find one another by a store. A restart needs a new one: the old one has the ports of those that died.
+export TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1
 trap '' USR1 # the training saves its state and ends; torchrun would die of the signal
 exec "${PYTHON:-python}" -m torch.distributed.run "${place[@]}" --nproc-per-node "$processes" \
     --max-restarts "${MAX_RESTARTS:-3}" "$(dirname "${BASH_SOURCE[0]}")/train.py" "$config" --launcher pytorch "$@"

@@ -79,6 +79,13 @@ def join_on_cpu(cfg: Config) -> None:
         cfg.model_wrapper_cfg = {**wrapper, **(cfg.get("model_wrapper_cfg") or {}), "device_ids": None}
 
 
+def leave() -> None:
+    """End the group of processes once all have come here; one that exits earlier can abort the others."""
+    if dist.is_initialized():
+        dist.barrier()
+        dist.destroy_process_group()
+
+
 def build_runner(cfg: Config) -> Runner:
     """Build the runner and its model; errors of their classes about settings become a ``UsageError``."""
     if cfg.get("launcher") == "pytorch" and get_device() == "cpu":

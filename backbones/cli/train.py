@@ -121,6 +121,10 @@ def main(args: argparse.Namespace) -> None:
         check_heads(runner, read_checkpoint(start), start, args.reset_head or bool(args.classes))
     try:
         runner.train()
+        _runs.leave()
+    except SystemExit:  # all processes stopped
+        _runs.leave()
+        raise
     except SetupError as error:  # raised before the first iteration
         raise UsageError(error) from error
     except BrokenImagesError as error:

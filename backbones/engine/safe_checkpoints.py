@@ -196,6 +196,9 @@ class SafeCheckpointHook(CheckpointHook):
                 super()._save_best_checkpoint(staged, metrics)
 
     def _main_metric(self, metrics: dict) -> dict:
+        """The metric chosen by an earlier evaluation, or else by this one."""
+        if self.key_indicators != ["auto"]:
+            return {key: metrics[key] for key in self.key_indicators if key in metrics}
         names = [name.lower() for name in (*self.greater_keys, *self.less_keys)]
         known = [key for key in metrics if any(name in key.lower() for name in names)]
         known.sort(key=lambda key: "miou" not in key.lower())
