@@ -1,16 +1,20 @@
 #!/usr/bin/env bash
 # Make the environment, then run the tests, one process per core.
 #
-#   bash tools/test.sh               everything
+#   bash tools/test.sh               everything but the campaigns
 #   bash tools/test.sh quick         without trainings, builds and other long processes
+#   bash tools/test.sh long          the campaigns alone: hundreds of drawn cases, thousands of training steps
 #   bash tools/test.sh -k revcol     other arguments go to pytest
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
 bash tools/env.sh
-selection=()
+selection=(-m "not long")
 if [ "${1:-}" = quick ]; then
-    selection=(-m "not slow")
+    selection=(-m "not slow and not long")
+    shift
+elif [ "${1:-}" = long ]; then
+    selection=(-m long)
     shift
 fi
 workers=$(nproc)         # before the next line, which nproc obeys
