@@ -46,8 +46,7 @@ def main(args: argparse.Namespace) -> None:
     if args.out and not args.out.endswith((".pkl", ".pickle")):
         raise UsageError(f"--out {args.out}: predictions are written as a pickle, so its name must end in .pkl")
     cfg = _runs.load_config(args)
-    if not cfg.get("test_dataloader"):
-        raise UsageError(f"{args.config} has no test_dataloader; it is not a config for testing")
+    _runs.check_settings(cfg, args.config, ("test_dataloader", "model"))
     published = _runs.takes_published_weights(cfg) and is_published(args.checkpoint)
     checkpoint = {} if published else read_checkpoint(args.checkpoint)
     check_data(cfg, ("test",))
