@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
@@ -11,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from .checkpoints import load_pretrained
+from .checks import check_flag, is_number, is_whole
 
 Part = nn.Module | nn.Parameter
 
@@ -30,7 +32,8 @@ class Backbone(BaseModule):
             ``backbones.checkpoints.load_pretrained``, which reads official files.
 
     Raises:
-        ValueError: for an unknown ``arch``, or ``frozen_stages`` outside the stages.
+        ValueError: for an unknown ``arch``, ``frozen_stages`` outside the stages, or another argument that is none of
+            the above.
     """
 
     archs: ClassVar[Mapping[str, Mapping[str, Any]]]
@@ -51,9 +54,11 @@ class Backbone(BaseModule):
         drop_path_rate: float = 0.0,
         init_cfg: dict | list[dict] | None = None,
     ) -> None:
+        _check_init_cfg(init_cfg)
         super().__init__(init_cfg)
-        if not 0 <= drop_path_rate < 1:
-            raise ValueError(f"drop_path_rate is {drop_path_rate}; it must lie in [0, 1)")
+        if not (is_number(drop_path_rate) and 0 <= drop_path_rate < 1):
+            raise ValueError(f"drop_path_rate is {drop_path_rate!r}; it must lie in [0, 1)")
+        check_flag("norm_eval", norm_eval)
         self.frozen_stages = frozen_stages
         self.norm_eval = norm_eval
         self.drop_path_rate = drop_path_rate
@@ -75,7 +80,9 @@ class Backbone(BaseModule):
         if missing := required - arch.keys():
             raise ValueError(f"arch {dict(arch)} of {cls.__name__} lacks {sorted(missing)}")
         if unknown := arch.keys() - known:
-            raise ValueError(f"arch of {cls.__name__} has unknown keys {sorted(unknown)}; known are {sorted(known)}")
+            raise ValueError(
+                f"arch of {cls.__name__} has unknown keys {sorted(unknown, key=str)}; known are {sorted(known)}"
+            )
         return {**cls.arch_defaults, **arch}
 
     def stages(self) -> dict[str, list[Part]]:
@@ -101,9 +108,9 @@ class Backbone(BaseModule):
 
     def _freeze(self) -> None:
         stages = self.stages()
-        if self.frozen_stages not in range(-1, len(stages)):
+        if not is_whole(self.frozen_stages, -1) or self.frozen_stages >= len(stages):
             raise ValueError(
-                f"frozen_stages is {self.frozen_stages}; it must be between -1 (nothing) and {len(stages) - 1} "
+                f"frozen_stages is {self.frozen_stages!r}; it must be between -1 (nothing) and {len(stages) - 1} "
                 f"(all {len(stages)} stages, the stem being stage 0)"
             )
         for part in self._frozen_parts():
@@ -125,7 +132,7 @@ class Backbone(BaseModule):
 
     def init_weights(self) -> None:
         """Runs ``init_cfg``; entries of type ``Pretrained`` come last."""
-        entries = [self.init_cfg] if isinstance(self.init_cfg, dict) else list(self.init_cfg or [])
+        entries = _entries(self.init_cfg)
         pretrained = [entry for entry in entries if entry["type"] in ("Pretrained", PretrainedInit)]
         given, self.init_cfg = self.init_cfg, [entry for entry in entries if entry not in pretrained]
         try:
@@ -156,17 +163,48 @@ class Backbone(BaseModule):
         return []
 
     def check_input(self, x: Tensor) -> None:
-        """Raises ``ValueError`` unless ``x`` is a float batch of RGB images that the coarsest level can hold."""
+        """Raises ``ValueError`` unless ``x`` is a float batch of RGB images that the coarsest level can hold.
+
+        Its dtype must be that of the weights, except under autocast, which has no float64.
+        """
         name = type(self).__name__
         wanted = f"{name} takes a float tensor (B, 3, H, W) with H and W at least {self.min_size}"
         if not isinstance(x, Tensor):
             raise ValueError(f"{wanted}; got a {type(x).__name__}. Stack the images into one tensor first")
+        if x.is_nested or x.layout is not torch.strided:
+            raise ValueError(f"{wanted}; got a nested or {x.layout} tensor. Make it dense first")
         if x.ndim != 4 or x.shape[1] != 3:
             raise ValueError(f"{wanted}; got shape {tuple(x.shape)}. Images must be channels first, three channels")
         if not torch.is_floating_point(x):
             raise ValueError(f"{wanted}; got {x.dtype}. Convert and normalise the images (the data preprocessor does)")
         if min(x.shape[2:]) < self.min_size:
             raise ValueError(f"{wanted}; got shape {tuple(x.shape)}. Resize or pad the images")
+        if torch.compiler.is_compiling():
+            return
+        if not x.shape[0]:
+            raise ValueError(f"{wanted}; got shape {tuple(x.shape)}, a batch of no images")
+        weights = next(self.parameters()).dtype
+        if x.dtype != weights and (x.dtype == torch.float64 or not torch.is_autocast_enabled(x.device.type)):
+            raise ValueError(f"{wanted}; got {x.dtype} for weights of {weights}. Convert the images to {weights}")
+
+
+def _entries(init_cfg: Any) -> list[Any]:
+    return [init_cfg] if isinstance(init_cfg, Mapping) else list(init_cfg or [])
+
+
+def _check_init_cfg(init_cfg: Any) -> None:
+    if not isinstance(init_cfg, (Mapping, list, tuple, type(None))) or not all(
+        isinstance(entry, Mapping) and "type" in entry for entry in _entries(init_cfg)
+    ):
+        raise ValueError(f"init_cfg is {init_cfg!r}; it must be None, a dict with a type, or a list of such dicts")
+    known = inspect.signature(load_pretrained).parameters.keys() - {"model"}
+    for entry in _entries(init_cfg):
+        if entry["type"] in ("Pretrained", PretrainedInit) and (
+            "checkpoint" not in entry or entry.keys() - known - {"type"}
+        ):
+            raise ValueError(
+                f"init_cfg is {dict(entry)}; type Pretrained takes {', '.join(sorted(known))}, and checkpoint is a must"
+            )
 
 
 class DenseBackbone(Backbone):

@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from mmengine.registry import MODELS
 from torch import Tensor, nn
 
+from .checks import check_flag, is_number
 from .dense_transformer import DenseTransformer
 from .layers import Attention, re_attention
 from .layers.attention import Bias, fold_bias
@@ -48,6 +49,8 @@ class ConvPatchEmbed(nn.Module):
 
     def __init__(self, embed_dims: int, patch_size: int) -> None:
         super().__init__()
+        if patch_size % 2:
+            raise ValueError(f"patch_size is {patch_size}; with cnn_stem it must be even, as the stem's stride is 2")
         self.conv1 = nn.Conv2d(3, 64, 7, stride=2, padding=3, bias=False)
         self.bn1 = nn.BatchNorm2d(64)
         self.conv2 = nn.Conv2d(64, 64, 3, padding=1, bias=False)
@@ -102,6 +105,7 @@ class DeepViTTrunk(Trunk):
     pixel_mean = pixel_std = (127.5, 127.5, 127.5)
 
     def make_patch_embed(self, settings: Mapping[str, Any]) -> nn.Module:
+        check_flag("cnn_stem", settings["cnn_stem"])
         stem = ConvPatchEmbed if settings["cnn_stem"] else PatchEmbed
         return stem(self.embed_dims, settings["patch_size"])
 
@@ -109,14 +113,18 @@ class DeepViTTrunk(Trunk):
         self, index: int, settings: Mapping[str, Any], *, rel_pos_size: tuple[int, int] | None, **kwargs: Any
     ) -> Block:
         transformed = settings["apply_transform"]
-        if transformed is not None and len(transformed) != self.depth:
-            raise ValueError(f"apply_transform has {len(transformed)} entries; depth is {self.depth}")
+        entries = len(transformed) if isinstance(transformed, (list, tuple)) else 0
+        if transformed is not None and entries != self.depth:
+            raise ValueError(f"apply_transform has {entries} entries; depth is {self.depth}")
+        check_flag("transform_scale", settings["transform_scale"])
         if transformed is None or transformed[index]:
             attention = ReAttention(self.embed_dims, self.num_heads, rel_pos_size, settings["transform_scale"])
         else:
             attention = Attention(self.embed_dims, self.num_heads, rel_pos_size)
         # The official block computes x + f(norm(r x)) / r. The norm undoes r up to its eps, which is relative to r^2.
         r = settings["scale_adjustment"]
+        if not is_number(r) or r <= 0:
+            raise ValueError(f"scale_adjustment is {r!r}; it must be a positive number")
         return Block(
             self.embed_dims,
             attention,

@@ -75,7 +75,10 @@ class DenseTransformer(DenseBackbone, Trunk):
         cfg = dict(type="SimpleFeaturePyramid") if pyramid == "simple" else pyramid
         if not isinstance(cfg, Mapping) or "type" not in cfg:
             raise ValueError(f"pyramid is {pyramid!r}; it must be {wanted}")
-        module = MODELS.build({"in_channels": self.embed_dims, **cfg})
+        try:
+            module = MODELS.build({"in_channels": self.embed_dims, **cfg})
+        except Exception as error:  # an unknown type, or arguments that it does not take
+            raise ValueError(f"pyramid is {pyramid!r}; it must be {wanted}. {error}") from error
         if not isinstance(module, Pyramid):
             raise ValueError(f"pyramid is a {type(module).__name__}, which is a neck; it must be {wanted}")
         return module, _block_names([last] * len(module.channels))

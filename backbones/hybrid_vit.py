@@ -12,11 +12,13 @@ from collections.abc import Collection, Mapping, Sequence
 from itertools import pairwise
 from typing import Any
 
+import torch
 import torch.nn.functional as F
 from mmengine.registry import MODELS
 from torch import Tensor, nn
 
 from .base import Part
+from .checks import are_wholes, is_whole
 from .dense_transformer import DenseTransformer
 from .layers import padding
 from .pyramid import Pyramid
@@ -128,13 +130,24 @@ class ResNet(nn.Module):
             self.stages.append(nn.Sequential(OrderedDict(blocks=nn.Sequential(*blocks))))
 
     def forward(self, x: Tensor) -> list[Tensor]:
-        x = F.relu(self.stem(x), inplace=True)
+        x = F.relu(self._stem(x), inplace=True)
         x = F.max_pool2d(pad_same(x, 3, 2, value=float("-inf")), 3, stride=2)
         maps = []
         for stage in self.stages:
             x = stage(x)
             maps.append(x)
         return maps
+
+    def _stem(self, x: Tensor) -> Tensor:
+        """The stem, in float32 under autocast.
+
+        Its convolution sums 147 pixels with weights of variance 1. In half precision pixels of 6000 would overflow; the
+        norm behind it makes any sum small again.
+        """
+        if not torch.is_autocast_enabled(x.device.type):
+            return self.stem(x)
+        with torch.autocast(x.device.type, enabled=False):
+            return self.stem(x.float())
 
 
 class HybridEmbed(nn.Module):
@@ -188,12 +201,12 @@ class HybridViTTrunk(Trunk):
 
     def patch_stride(self, settings: Mapping[str, Any]) -> int:
         depths, channels, stem = (settings[key] for key in ("stage_depths", "stage_channels", "stem_channels"))
-        if len(depths) not in (3, 4) or len(channels) != len(depths) or min(depths) < 1:
+        if not (are_wholes(depths) and are_wholes(channels) and 3 <= len(depths) <= 4 and len(channels) == len(depths)):
             raise ValueError(
                 f"stage_depths is {depths} and stage_channels {channels}; both must have three entries (tokens of "
                 "stride 16) or four (stride 32), and each stage at least one block"
             )
-        if stem % NUM_GROUPS or any(width % (NUM_GROUPS * BOTTLENECK) for width in channels):
+        if not is_whole(stem) or stem % NUM_GROUPS or any(width % (NUM_GROUPS * BOTTLENECK) for width in channels):
             raise ValueError(
                 f"stem_channels is {stem} and stage_channels {channels}; they must be multiples of {NUM_GROUPS} and "
                 f"{NUM_GROUPS * BOTTLENECK}, for {NUM_GROUPS} groups of channels in every norm"

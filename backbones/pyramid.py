@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from mmengine.registry import MODELS
 from torch import Tensor, nn
 
+from .checks import are_wholes
 from .layers import LayerNorm2d, ceil_div, crop, exporting, padding
 
 MODELS.register_module(module=LayerNorm2d)  # norm_cfg=dict(type="LayerNorm2d") of ViTDet's heads
@@ -90,7 +91,7 @@ class SimpleFeaturePyramid(Pyramid):
     def __init__(self, in_channels: int, out_channels: int = 256, num_outs: int = 4) -> None:
         if num_outs not in (4, 5):
             raise ValueError(f"num_outs is {num_outs}; SimpleFeaturePyramid has 4 levels, or 5 with stride 64")
-        if in_channels % 4 or min(in_channels, out_channels) < 1:
+        if not are_wholes((in_channels, out_channels)) or in_channels % 4:
             raise ValueError(
                 f"in_channels is {in_channels} and out_channels {out_channels}; both must be positive and in_channels "
                 "a multiple of 4 (the finest level halves the channels twice)"

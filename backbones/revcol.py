@@ -24,6 +24,7 @@ from torch import Tensor, nn
 
 from .base import DenseBackbone, Part
 from .checkpoints import CheckpointError
+from .checks import are_wholes, check_flag, is_whole
 from .layers import ChannelsLastConv2d, Linear, drop_path_rates, drop_path_scale, linear
 from .reversible import largest_safe_run, run_columns
 
@@ -248,20 +249,22 @@ class RevCol(DenseBackbone):
         super().__init__(
             frozen_stages=frozen_stages, norm_eval=norm_eval, drop_path_rate=drop_path_rate, init_cfg=init_cfg
         )
-        if keep_every != "auto" and not (isinstance(keep_every, int) and keep_every >= 1):
+        check_flag("reversible", reversible)
+        if keep_every != "auto" and not is_whole(keep_every):
             raise ValueError(f"keep_every is {keep_every!r}; it must be an integer of at least 1, or 'auto'")
         settings = self.parse_arch(arch)
-        channels, depths = tuple(settings["channels"]), tuple(settings["depths"])
-        if len(channels) != LEVELS or len(depths) != LEVELS or min(depths) < 1 or settings["num_columns"] < 1:
+        channels, depths = settings["channels"], settings["depths"]
+        if not (are_wholes(channels, LEVELS) and are_wholes(depths, LEVELS) and is_whole(settings["num_columns"])):
             raise ValueError(
                 f"channels {channels}, depths {depths}, num_columns {settings['num_columns']}: "
                 f"RevCol has {LEVELS} levels, each with at least one block, and at least one column"
             )
-        if settings["kernel_size"] % 2 == 0:
-            raise ValueError(f"kernel_size is {settings['kernel_size']}; it must be odd")
+        if not is_whole(settings["kernel_size"]) or settings["kernel_size"] % 2 == 0:
+            raise ValueError(f"kernel_size is {settings['kernel_size']!r}; it must be odd")
+        check_flag("top_link", settings["top_link"])
 
-        self.channels = channels
-        self.depths = depths
+        self.channels = channels = tuple(channels)
+        self.depths = depths = tuple(depths)
         self.num_columns = settings["num_columns"]
         self.kernel_size = settings["kernel_size"]
         self.reversible = reversible

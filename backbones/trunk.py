@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from .base import Backbone, Part
 from .checkpoints.vit import adapt_vit_weights, published_vit_name
+from .checks import are_wholes, check_flag, is_number, is_whole
 from .layers import (
     Attention,
     Mlp,
@@ -184,10 +185,16 @@ class Trunk(Backbone):
         self.arch = settings = self.parse_arch(self.default_arch if arch is None else arch)
         self.embed_dims, self.depth, self.num_heads = (settings[key] for key in ("embed_dims", "depth", "num_heads"))
         self.stride = self.patch_stride(settings)
-        if min(self.embed_dims, self.depth, self.num_heads, self.stride) < 1:
+        if not are_wholes((self.embed_dims, self.depth, self.num_heads, self.stride)):
             raise ValueError(f"arch of {type(self).__name__} is {settings}; width, depth, heads and patch start at 1")
         if self.embed_dims % self.num_heads:
             raise ValueError(f"embed_dims is {self.embed_dims}; it must be a multiple of num_heads, {self.num_heads}")
+        ratio = settings["mlp_ratio"]
+        if not is_number(ratio) or int(self.embed_dims * ratio) < 1:
+            raise ValueError(f"mlp_ratio is {ratio!r}; it must be a number, large enough for one hidden channel")
+        if not (layer_scale_init_value is None or is_number(layer_scale_init_value)):
+            raise ValueError(f"layer_scale_init_value is {layer_scale_init_value!r}; it must be a number, or None")
+        check_flag("with_cp", with_cp)
         self.with_cp = with_cp
         self.img_size = _pair(img_size)
         self.pos_grid = _grid(self.img_size, self.stride)
@@ -341,7 +348,7 @@ class Trunk(Backbone):
             if global_blocks:
                 raise ValueError(f"global_blocks is {global_blocks}, but without window_size every block is global")
             return [None] * self.depth
-        if not isinstance(window_size, int) or window_size < 1:
+        if not is_whole(window_size):
             raise ValueError(f"window_size is {window_size!r}; it must be a positive number of tokens, or None")
         windows: list[int | None] = [window_size] * self.depth
         for i in self._check_blocks(global_blocks, "global_blocks"):
@@ -377,10 +384,10 @@ def init_linear(module: nn.Module) -> None:
 
 def _pair(size: int | Sequence[int]) -> tuple[int, int]:
     """(height, width) in pixels."""
-    pair = (size, size) if isinstance(size, int) else tuple(size)
-    if len(pair) != 2 or not all(isinstance(n, int) and n > 0 for n in pair):
+    pair: Any = (size, size) if is_whole(size) else size
+    if not are_wholes(pair, 2):
         raise ValueError(f"image size is {size!r}; it must be a positive number of pixels, or (height, width)")
-    return pair
+    return pair[0], pair[1]
 
 
 def _grid(size: tuple[int, int], stride: int) -> tuple[int, int]:

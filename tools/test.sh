@@ -1,9 +1,9 @@
 #!/usr/bin/env bash
 # Make the environment, then run the tests, one process per core.
 #
-#   bash tools/test.sh               everything
+#   bash tools/test.sh               everything but the campaigns
 #   bash tools/test.sh quick         without trainings, builds and other long processes
-#   bash tools/test.sh long          only the campaigns of many minutes, which the others leave out
+#   bash tools/test.sh long          the campaigns alone: hundreds of drawn cases, thousands of training steps
 #   bash tools/test.sh -k revcol     other arguments go to pytest
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."

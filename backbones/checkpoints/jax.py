@@ -82,4 +82,6 @@ def _to_torch(path: str, value: Tensor) -> Tensor:
         return value.permute(3, 2, 0, 1)  # (h, w, in, out)
     if value.ndim == 3:  # (in, heads, d), but (heads, d, out) behind the attention
         value = value.flatten(0, 1) if path.endswith("out/kernel") else value.flatten(1)
+    if value.ndim != 2:
+        raise RuntimeError(f"{path} has {value.ndim} dimensions")
     return value.T

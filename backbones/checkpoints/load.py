@@ -7,6 +7,7 @@ import os
 from collections.abc import Mapping
 from typing import Any, ClassVar, Protocol
 
+import torch
 from mmengine.logging import print_log
 from torch import Tensor
 
@@ -56,14 +57,18 @@ def load_pretrained(
     """
     content, inert = read_checkpoint(checkpoint, map_location)
     wrapper, weights = find_weights(content)
+    others = [str(key) for key in content[wrapper] if key not in weights] if wrapper else []
     adapted = []
     if is_jax(weights):
-        weights = from_jax(weights)
+        try:
+            weights = from_jax(weights)
+        except (KeyError, RuntimeError) as error:
+            raise CheckpointError(f"{checkpoint} has JAX's names, but not its layouts ({error})") from error
         adapted.append("JAX names and layouts converted to PyTorch's")
     current = model.state_dict()
 
     def keys_by_name(prefix: str) -> dict[str, str]:
-        """The model's name of each checkpoint key with this prefix."""
+        """The model's name of each checkpoint key with this prefix; of several keys for a name the last."""
         return {model.published_name(key[len(prefix) :]): key for key in weights if key.startswith(prefix)}
 
     if prefix is None:
@@ -75,7 +80,11 @@ def load_pretrained(
             f"the model has {shorten(list(current), 4)}. Check that the file belongs to this backbone, "
             "or give its prefix: init_cfg=dict(type='Pretrained', checkpoint=..., prefix=...)"
         )
+    named = set(keys.values())
+    if doubles := [key for key in weights if key.startswith(prefix) and key not in named]:
+        raise CheckpointError(f"{checkpoint} has several keys for one name of the model, among them {shorten(doubles)}")
     fitted = {name: weights[key] for name, key in keys.items()}
+    _check_kinds(fitted, current, model, checkpoint)
     try:
         adapted += model.adapt_weights(fitted)
     except CheckpointError as error:
@@ -92,6 +101,7 @@ def load_pretrained(
         prefix=prefix,
         loaded=list(matched),
         skipped=[key for key in weights if not key.startswith(prefix)]
+        + others
         + [leftover[name] for name in dropped]
         + [f"{other}.*" for other in WRAPPERS if wrapper and other != wrapper and other in content],
         missing=[name for name in current if name not in fitted],
@@ -104,6 +114,35 @@ def load_pretrained(
     model.load_state_dict(matched, strict=False)
     print_log(str(report), logger="current", level=logging.INFO if report.complete else logging.WARNING)
     return report
+
+
+def _check_kinds(
+    fitted: Mapping[str, Tensor], current: Mapping[str, Tensor], model: Loadable, checkpoint: str | os.PathLike
+) -> None:
+    """Refuses what cannot be fitted or cast without a loss: other dimensions, integers, complex numbers, no values."""
+    wrong = [
+        f"{name}: file {tuple(value.shape)} {value.dtype}{'' if _has_values(value) else ' without plain values'}, "
+        f"model {tuple(current[name].shape)} {current[name].dtype}"
+        for name, value in fitted.items()
+        if name in current
+        and not (
+            _has_values(value)
+            and value.ndim == current[name].ndim
+            and value.is_floating_point() == current[name].is_floating_point()
+            and not value.is_complex()
+        )
+    ]
+    if wrong:
+        raise CheckpointError(
+            f"{checkpoint} has {len(wrong)} parameters that cannot become those of {type(model).__name__}: "
+            f"{'; '.join(wrong[:4])}{' ...' if len(wrong) > 4 else ''}"
+        )
+
+
+def _has_values(tensor: Tensor) -> bool:
+    """Whether a tensor is dense, holds data, and has a value of its own for each place."""
+    dense = tensor.layout is torch.strided and not (tensor.is_meta or tensor.is_quantized or tensor.is_nested)
+    return dense and tensor.numel() * tensor.element_size() <= tensor.untyped_storage().nbytes()
 
 
 def _check_shapes(

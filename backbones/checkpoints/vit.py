@@ -101,7 +101,9 @@ def _rel_pos_grids(weights: Mapping[str, Tensor]) -> dict[int, Grid]:
     grids = {}
     for name, table_h in weights.items():
         if match := re.fullmatch(r"blocks\.(\d+)\.attn\.rel_pos_h", name):
-            table_w = weights[name.replace("rel_pos_h", "rel_pos_w")]
+            table_w = weights.get(name.replace("rel_pos_h", "rel_pos_w"))
+            if table_w is None or {table_h.ndim, table_w.ndim} != {2}:
+                raise CheckpointError(f"{name} is no table with one for the columns (rel_pos_w) beside it")
             grids[int(match[1])] = ((len(table_h) + 1) // 2, (len(table_w) + 1) // 2)
     return grids
 

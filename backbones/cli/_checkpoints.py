@@ -8,18 +8,27 @@ from typing import Any
 from mmengine.config import Config
 from mmengine.hooks import Hook
 from mmengine.runner import CheckpointLoader, Runner
-from torch import nn
+from torch import Tensor, nn
 
 from backbones.checkpoints import CheckpointError, find_weights, load_pretrained
 from backbones.checkpoints import read_checkpoint as weights_of
+from backbones.checks import is_whole
 from backbones.cli._runs import takes_published_weights
 from backbones.engine.safe_checkpoints import check
 from backbones.errors import NotSavedError
 from backbones.usage import UsageError, note
 
+# Classes that mmengine pickles into the checkpoints of a training
+OF_TRAININGS = {"mmengine.logging.history_buffer.HistoryBuffer"}
 
-def read_checkpoint(path: str) -> dict[str, Any]:
-    """Read a checkpoint onto the CPU, as mmengine's runner does.
+
+def read_checkpoint(path: str, for_runner: bool = False) -> dict[str, Any]:
+    """Read a checkpoint onto the CPU; no code of the file runs.
+
+    Args:
+        path: Of the file, or a URL.
+        for_runner: Whether mmengine's runner will read it, too, which runs code: objects are then refused, other than
+            those of a training.
 
     Raises:
         UsageError: for a missing or broken file.
@@ -29,9 +38,17 @@ def read_checkpoint(path: str) -> dict[str, Any]:
             f"there is no checkpoint {path}; training writes them into its work dir as epoch_N.pth or iter_N.pth"
         )
     try:
-        checkpoint = CheckpointLoader.load_checkpoint(path, map_location="cpu")
+        if "://" in path and not path.startswith("http"):  # mmengine's other places
+            checkpoint, inert = CheckpointLoader.load_checkpoint(path, map_location="cpu"), []
+        else:
+            checkpoint, inert = weights_of(path)
     except Exception as error:  # broken bytes may raise anything
         raise UsageError(f"{path} cannot be read as a checkpoint ({error}); is the file complete?") from error
+    if for_runner and (foreign := [name for name in inert if name not in OF_TRAININGS]):
+        raise UsageError(
+            f"{path} holds objects whose code would run when it is loaded: {', '.join(foreign[:4])}. Load the weights "
+            "alone: densebackbones export-weights, or init_cfg=dict(type='Pretrained', checkpoint=...) of the backbone"
+        )
     if not isinstance(checkpoint, dict):
         raise UsageError(f"{path} holds a {type(checkpoint).__name__}, not a checkpoint")
     return checkpoint
@@ -42,13 +59,27 @@ def plain_names(weights: dict[str, Any]) -> dict[str, Any]:
     return {key.removeprefix("module."): value for key, value in weights.items()}
 
 
+def trained_weights(checkpoint: dict[str, Any], path: str) -> dict[str, Any]:
+    """The weights in a checkpoint of a training, without the prefix of distributed training.
+
+    Raises:
+        UsageError: for entries that are no tensors.
+    """
+    weights = checkpoint.get("state_dict", checkpoint)
+    entries = weights.items() if isinstance(weights, dict) else [("state_dict", weights)]
+    if wrong := [key for key, value in entries if not isinstance(key, str) or not isinstance(value, Tensor)]:
+        kind = type(dict(entries)[wrong[0]]).__name__
+        raise UsageError(f"{path} is not a checkpoint of a training run: {wrong[0]} is a {kind}, not a tensor")
+    return plain_names(weights)
+
+
 def check_fits(model: nn.Module, checkpoint: dict[str, Any], path: str) -> None:
     """Refuse the weights of another model; mmengine's runner would only warn and keep random ones.
 
     Raises:
         UsageError: naming the missing and unexpected keys and those of another shape.
     """
-    have, want = plain_names(checkpoint.get("state_dict", checkpoint)), plain_names(model.state_dict())
+    have, want = trained_weights(checkpoint, path), plain_names(model.state_dict())
     wrong = [f"{key} (not in the file)" for key in want if key not in have]
     wrong += [f"{key} (not in the model)" for key in have if key not in want]
     wrong += [_shapes(key, have, want) for key in want if key in have and have[key].shape != want[key].shape]
@@ -96,9 +127,18 @@ def load_weights(model: nn.Module, cfg: Config, path: str) -> dict[str, Any]:
         load_published(model, path)
         return {}
     checkpoint = read_checkpoint(path)
-    check_fits(model, checkpoint, path)
-    model.load_state_dict(plain_names(checkpoint.get("state_dict", checkpoint)))
+    load_trained(model, checkpoint, path)
     return checkpoint.get("meta") or {}
+
+
+def load_trained(model: nn.Module, checkpoint: dict[str, Any], path: str) -> None:
+    """Load the content of a training's checkpoint, all of whose keys must fit.
+
+    Raises:
+        UsageError: for one of another model.
+    """
+    check_fits(model, checkpoint, path)
+    model.load_state_dict(trained_weights(checkpoint, path))
 
 
 def find_last_checkpoint(work_dir: str) -> str | None:
@@ -155,7 +195,9 @@ def choose_resume(cfg: Config, resume: str | None) -> str | None:
 def check_resumable(checkpoint: dict, path: str) -> None:
     """Refuse a file with weights only."""
     absent = [key for key in ("meta", "state_dict", "optimizer", "message_hub") if key not in checkpoint]
-    absent += [f"meta.{key}" for key in ("epoch", "iter", "seed") if key not in checkpoint.get("meta", {})]
+    meta = checkpoint.get("meta")
+    counts = ("epoch", "iter", "seed")
+    absent += [f"meta.{key}" for key in counts if not (isinstance(meta, dict) and is_whole(meta.get(key), 0))]
     if absent:
         raise UsageError(
             f"{path} is not a checkpoint of a training run (it has no {', '.join(absent)}), so it cannot be resumed; "
@@ -168,7 +210,10 @@ def check_optimizer(runner: Runner, checkpoint: dict, path: str) -> None:
     runner.optim_wrapper = runner.build_optim_wrapper(runner.optim_wrapper)  # type: ignore[arg-type]
     have, want = checkpoint["optimizer"], runner.optim_wrapper.state_dict()
     if "param_groups" in want and "param_groups" in have:  # several optimizers have one level more
-        sizes = [[len(group["params"]) for group in state["param_groups"]] for state in (have, want)]
+        try:
+            sizes = [[len(group["params"]) for group in state["param_groups"]] for state in (have, want)]
+        except (KeyError, TypeError) as error:
+            raise UsageError(f"the optimizer state in {path} is damaged; resume from an earlier checkpoint") from error
         if sizes[0] != sizes[1]:
             raise UsageError(
                 f"the optimizer state in {path} has {len(sizes[0])} groups of {sum(sizes[0])} parameters, the config's "
@@ -206,7 +251,7 @@ def check_heads(runner: Runner, checkpoint: dict[str, Any], path: str, reset: bo
     Raises:
         UsageError: for a classifier without ``reset``, naming the shapes.
     """
-    have, want = plain_names(checkpoint.get("state_dict", checkpoint)), plain_names(runner.model.state_dict())
+    have, want = trained_weights(checkpoint, path), plain_names(runner.model.state_dict())
     other = [
         key
         for key, value in want.items()

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import torch.distributed as dist
-from mmengine.config import Config, DictAction
+from mmengine.config import Config
 from mmengine.device import get_device
 from mmengine.registry import MODELS, RUNNERS
 from mmengine.runner import Runner
@@ -16,7 +16,7 @@ from backbones.cli import _own_data
 from backbones.config.hosts import find_config
 from backbones.config.lookup import read_config, registered
 from backbones.config.options import HELP as OPTIONS_HELP
-from backbones.config.options import merge_options
+from backbones.config.options import Options, merge_options
 from backbones.config.write import delta
 from backbones.datasets.move import set_data_root
 from backbones.usage import UsageError
@@ -42,9 +42,7 @@ def add_config_arguments(parser: argparse.ArgumentParser) -> None:
         help="read every data set of the config from this folder of the same layout, with --classes of any layout",
     )
     _own_data.add_arguments(parser)
-    parser.add_argument(
-        "--cfg-options", nargs="+", action=DictAction, default={}, metavar="KEY=VALUE", help=OPTIONS_HELP
-    )
+    parser.add_argument("--cfg-options", nargs="+", action=Options, default={}, metavar="KEY=VALUE", help=OPTIONS_HELP)
 
 
 def load_config(args: argparse.Namespace) -> Config:
@@ -87,13 +85,26 @@ def leave() -> None:
 
 
 def build_runner(cfg: Config) -> Runner:
-    """Build the runner and its model; errors of their classes about settings become a ``UsageError``."""
+    """Build the runner and its model; errors of their classes become a ``UsageError``."""
     if cfg.get("launcher") == "pytorch" and get_device() == "cpu":
         join_on_cpu(cfg)
     try:
         return RUNNERS.build(cfg) if "runner_type" in cfg else Runner.from_cfg(cfg)  # type: ignore[arg-type]
-    except (ValueError, OSError) as error:  # OSError: a work dir that cannot be written, weights that are not there
-        raise UsageError(f"the model or the runner cannot be built: {error}") from error
+    except Exception as error:  # classes of the hosts raise anything
+        raise UsageError(f"the model or the runner cannot be built: {reason(error)}") from error
+
+
+def reason(error: Exception) -> str:
+    """The message of an error; of one that was not written for users, with its kind."""
+    return str(error) if isinstance(error, (ValueError, OSError)) else f"{type(error).__name__}: {error}"
+
+
+def check_settings(cfg: Config, name: str, keys: tuple[str, ...]) -> None:
+    """Refuse a config that lacks some of its dicts of settings."""
+    if absent := [key for key in keys if not isinstance(cfg.get(key), dict)]:
+        raise UsageError(
+            f"{name} has no {absent[0]}; it is not a config for {'training' if len(keys) > 2 else 'testing'}"
+        )
 
 
 def check_pretrained(cfg: Config) -> None:
@@ -109,6 +120,8 @@ def check_pretrained(cfg: Config) -> None:
             for index, value in enumerate(node):
                 yield from checkpoints(value, f"{where}.{index}")
 
+    if not isinstance(cfg.get("load_from"), (str, type(None))):
+        raise UsageError(f"load_from is {cfg.load_from!r}; it must be a path or a URL")
     for where, path in [*checkpoints(cfg.model.to_dict(), "model"), ("load_from", cfg.get("load_from"))]:
         if path and ":" not in path and not os.path.isfile(os.path.expanduser(path)):
             raise UsageError(

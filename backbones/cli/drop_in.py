@@ -8,11 +8,12 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from mmengine.config import Config, DictAction
+from mmengine.config import Config
 
 from backbones.cli import _own_data
 from backbones.config.hosts import base_expression, find_config
 from backbones.config.lookup import read_config
+from backbones.config.options import Options
 from backbones.config.swap import BACKBONES, Change, swap_backbone
 from backbones.config.trial import try_model
 from backbones.config.write import delta, diff, render
@@ -27,7 +28,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--backbone", required=True, choices=list(BACKBONES), help="class of the backbone")
     parser.add_argument("--arch", help="preset of the backbone (default: the class's own)")
     parser.add_argument(
-        "--options", nargs="+", action=DictAction, default={}, metavar="KEY=VALUE", help="arguments of the backbone"
+        "--options", nargs="+", action=Options, default={}, metavar="KEY=VALUE", help="arguments of the backbone"
     )
     parser.add_argument("--pretrained", metavar="PATH", help="checkpoint to start from, a path or URL")
     parser.add_argument(

@@ -20,13 +20,13 @@ import importlib.util
 from pathlib import Path
 from typing import Any
 
-from mmengine.config import DictAction
 from mmengine.registry import MODELS
 
 from backbones.checkpoints import CheckpointError, load_pretrained
 from backbones.cli import _runs
 from backbones.cli._checkpoints import load_weights
 from backbones.config.lookup import model_settings
+from backbones.config.options import Options
 from backbones.config.swap import BACKBONES
 from backbones.export import onnx_file, torch_file
 from backbones.export.metadata import describe
@@ -45,7 +45,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--format", choices=list(FORMATS), default="onnx", help="file format (default: %(default)s)")
     parser.add_argument("--arch", help="preset of a backbone (default: its first)")
     parser.add_argument(
-        "--options", nargs="+", action=DictAction, default={}, metavar="KEY=VALUE", help="arguments of a backbone"
+        "--options", nargs="+", action=Options, default={}, metavar="KEY=VALUE", help="arguments of a backbone"
     )
     parser.set_defaults(**_runs.DEFAULTS)
 

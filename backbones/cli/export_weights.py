@@ -5,11 +5,11 @@ Heads, necks, optimizer and schedules are dropped. The file loads as ``dict(type
 """
 
 import argparse
+import ast
 from pathlib import Path
 from typing import Any
 
 import torch
-from mmengine.config import Config
 from mmengine.registry import MODELS
 
 from backbones.base import Backbone
@@ -62,14 +62,33 @@ def main(args: argparse.Namespace) -> None:
 
 def backbone_class(checkpoint: dict[str, Any], path: str) -> type[Backbone]:
     """The class of a checkpoint's backbone, by the config in the file."""
-    text = checkpoint.get("meta", {}).get("cfg")
+    meta = checkpoint.get("meta")
+    text = meta.get("cfg") if isinstance(meta, dict) else None
     if not isinstance(text, str):
         raise UsageError(f"{path} has no config of its training (meta.cfg); give a checkpoint that a training wrote")
-    name = Config.fromstring(text, ".py").model.get("backbone", {}).get("type", "model without a backbone")
-    found = MODELS.module_dict.get(str(name).rpartition(".")[2])
+    name = _backbone_type(text) or "model without a backbone"
+    found = MODELS.module_dict.get(name.rpartition(".")[2])
     if found is None or not issubclass(found, Backbone):
         raise UsageError(f"the backbone of {path} is a {name}, which is not a backbone of this package")
     return found
+
+
+def _backbone_type(config: str) -> str | None:
+    """``model.backbone.type`` of a config's text, which is not run: anyone may have written the file."""
+    try:
+        nodes: list[ast.AST] = [ast.parse(config)]
+    except (SyntaxError, ValueError, RecursionError, MemoryError):
+        return None
+    for name in ("model", "backbone", "type"):  # model = dict(backbone=dict(type='...'))
+        nodes = [
+            child.value
+            for node in nodes
+            for child in ast.iter_child_nodes(node)
+            if (isinstance(child, ast.keyword) and child.arg == name)
+            or (isinstance(child, ast.Assign) and [ast.unparse(target) for target in child.targets] == [name])
+        ]
+    found = [node.value for node in nodes if isinstance(node, ast.Constant) and isinstance(node.value, str)]
+    return found[-1] if found else None
 
 
 def _rest(everything: dict[str, Any]) -> str:

@@ -28,7 +28,7 @@ nothing to predict or an argument is wrong.
 import argparse
 from pathlib import Path
 
-from mmengine.config import Config, DictAction
+from mmengine.config import Config
 from mmengine.device import get_device
 from mmengine.registry import MODELS
 from torch import nn
@@ -38,6 +38,7 @@ from backbones.cli import _runs
 from backbones.cli._checkpoints import load_weights
 from backbones.config.lookup import model_settings
 from backbones.config.options import HELP as OPTIONS_HELP
+from backbones.config.options import Options
 from backbones.datasets.metainfo import class_meta
 from backbones.predict.ids import choose_ids
 from backbones.predict.inputs import find_inputs
@@ -85,9 +86,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="open a page where an image is dropped and its prediction seen, instead of writing files; the variables "
         "GRADIO_SERVER_NAME and GRADIO_SERVER_PORT set its address",
     )
-    parser.add_argument(
-        "--cfg-options", nargs="+", action=DictAction, default={}, metavar="KEY=VALUE", help=OPTIONS_HELP
-    )
+    parser.add_argument("--cfg-options", nargs="+", action=Options, default={}, metavar="KEY=VALUE", help=OPTIONS_HELP)
     parser.set_defaults(**_runs.DEFAULTS)
 
 

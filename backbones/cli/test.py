@@ -20,7 +20,7 @@ from mmengine.evaluator import BaseMetric, DumpResults
 from mmengine.registry import HOOKS, METRICS
 
 from backbones.cli import _runs
-from backbones.cli._checkpoints import check_fits, is_published, load_published, read_checkpoint
+from backbones.cli._checkpoints import is_published, load_published, load_trained, read_checkpoint
 from backbones.config.lookup import registered
 from backbones.datasets.check import check_data
 from backbones.datasets.find import evaluators
@@ -48,23 +48,23 @@ def main(args: argparse.Namespace) -> None:
     if args.out and not args.out.endswith((".pkl", ".pickle")):
         raise UsageError(f"--out {args.out}: predictions are written as a pickle, so its name must end in .pkl")
     cfg = _runs.load_config(args)
-    if not cfg.get("test_dataloader"):
-        raise UsageError(f"{args.config} has no test_dataloader; it is not a config for testing")
+    _runs.check_settings(cfg, args.config, ("test_dataloader", "model"))
     published = _runs.takes_published_weights(cfg) and is_published(args.checkpoint)
     checkpoint = {} if published else read_checkpoint(args.checkpoint)
     check_data(cfg, ("test",))
     if args.show_dir:
         set_show_dir(cfg, args.show_dir)
-    cfg.load_from = None if published else args.checkpoint
+    cfg.load_from = None  # the runner would run code of the file
     cfg.resume = False
     # A checkpoint's state_dict holds the averaged weights; mmpretrain's hook would also evaluate the others
     # and overwrite the files.
     cfg.custom_hooks = [hook for hook in cfg.get("custom_hooks") or [] if "EMAHook" not in str(hook["type"])]
     runner = _runs.build_runner(cfg)
+    model = getattr(runner.model, "module", runner.model)
     if published:
-        load_published(getattr(runner.model, "module", runner.model), args.checkpoint)
+        load_published(model, args.checkpoint)
     else:
-        check_fits(runner.model, checkpoint, args.checkpoint)
+        load_trained(model, checkpoint, args.checkpoint)
     loop: Any = runner.test_loop
     classes = loop.dataloader.dataset.metainfo.get("classes")
     note_classes(((checkpoint.get("meta") or {}).get("dataset_meta") or {}).get("classes"), classes)

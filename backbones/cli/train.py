@@ -21,6 +21,8 @@ import time
 
 from mmengine.config import Config
 from mmengine.device import get_device
+from mmengine.hooks import Hook
+from mmengine.runner import Runner
 
 from backbones.cli import _runs
 from backbones.cli._checkpoints import (
@@ -44,6 +46,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of the verb."""
     _runs.add_arguments(parser)
     parser.add_argument("--amp", action="store_true", help="automatic mixed precision; needs an accelerator")
+    parser.add_argument(
+        "--deterministic",
+        action="store_true",
+        help="the same losses, bit for bit, in every run of a seed (randomness.seed, or else 0) on this machine",
+    )
     parser.add_argument("--auto-scale-lr", action="store_true", help="scale the learning rate with the batch size")
     parser.add_argument(
         "--resume",
@@ -86,18 +93,19 @@ def main(args: argparse.Namespace) -> None:
     begun = time.monotonic()
     logging.raiseExceptions = False  # a full disk ends in the error of a checkpoint, not in one for each line
     cfg = _runs.load_config(args)
-    if "train_dataloader" not in cfg:
-        raise UsageError(f"{args.config} has no train_dataloader; it is not a config for training")
+    _runs.check_settings(cfg, args.config, ("train_dataloader", "model", "optim_wrapper", "train_cfg"))
     _runs.check_pretrained(cfg)
     faults = check_data(cfg, ("train", "val"))
     set_amp(cfg, args.amp)
+    if args.deterministic:
+        set_deterministic(cfg)
     if args.auto_scale_lr:
         set_auto_scale_lr(cfg)
 
     restarted = int(os.environ.get("TORCHELASTIC_RESTART_COUNT", 0)) > 0  # by torchrun, after a process died
     path = choose_resume(cfg, "auto" if restarted else args.resume)
     start = choose_start(cfg, path is not None, args.reset_head, other_classes=bool(args.classes))
-    checkpoint = read_checkpoint(path) if path else None
+    checkpoint = read_checkpoint(path, for_runner=True) if path else None
     cfg.resume = checkpoint is not None
     if path and checkpoint:
         check_resumable(checkpoint, path)
@@ -118,7 +126,9 @@ def main(args: argparse.Namespace) -> None:
         check_optimizer(runner, checkpoint, path)
         del checkpoint
     if start:
-        check_heads(runner, read_checkpoint(start), start, args.reset_head or bool(args.classes))
+        check_heads(runner, read_checkpoint(start, for_runner=True), start, args.reset_head or bool(args.classes))
+    started = Started()
+    runner.register_hook(started)
     try:
         runner.train()
         _runs.leave()
@@ -136,10 +146,26 @@ def main(args: argparse.Namespace) -> None:
             f"{error}. The weights were not updated by it; --on-nan skip leaves such batches out, "
             "--resume goes on from the last checkpoint"
         ) from error
-    except (NotSavedError, OSError) as error:  # OSError: a full disk at a log file, a data set that is gone
+    except Exception as error:
+        if args.deterministic and "deterministic" in str(error):
+            raise UsageError(f"--deterministic: {error}") from error  # PyTorch names the operator
+        if not started.yes:
+            raise UsageError(f"the training cannot start: {_runs.reason(error)}") from error
+        if not isinstance(error, (NotSavedError, OSError)):  # OSError: a full disk at a log file, data that are gone
+            raise
         reason = str(error).strip().splitlines()[-1]  # without a worker's traceback
         last = find_last_checkpoint(cfg.work_dir) or "none yet"
         raise UsageError(f"{reason}. The last checkpoint, {last}, is whole; --resume goes on from it") from error
+
+
+class Started(Hook):
+    """Knows whether everything was built: from then on, an error is none of the settings."""
+
+    yes = False
+
+    def before_train(self, runner: Runner) -> None:
+        """See ``mmengine.hooks.Hook``."""
+        self.yes = True
 
 
 def set_amp(cfg: Config, wanted: bool) -> None:
@@ -156,6 +182,15 @@ def set_amp(cfg: Config, wanted: bool) -> None:
         wrapper.type = "OptimWrapper"
         for key in ("loss_scale", "dtype", "use_fsdp"):
             wrapper.pop(key, None)
+
+
+def set_deterministic(cfg: Config) -> None:
+    """Choose the algorithms that give the same bits every time, and a seed if the config has none."""
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read when the first matrices are multiplied
+    randomness = cfg.get("randomness") or {}
+    seed = randomness.get("seed")
+    cfg.randomness = {**randomness, "deterministic": True, "seed": 0 if seed is None else seed}
+    cfg.env_cfg = {**(cfg.get("env_cfg") or {}), "cudnn_benchmark": False}
 
 
 def set_auto_scale_lr(cfg: Config) -> None:

@@ -6,12 +6,13 @@ Requiring ``+`` for every key that the config lacks would need no signatures, bu
 
 import difflib
 import inspect
+import itertools
 import re
 from collections.abc import Iterator
 from typing import Any
 
 from mmengine import registry as registries
-from mmengine.config import Config
+from mmengine.config import Config, DictAction
 from mmengine.optim import OptimWrapper
 from mmengine.runner import EpochBasedTrainLoop, IterBasedTrainLoop, Runner
 from torch.utils.data import DataLoader
@@ -22,6 +23,19 @@ HELP = """change settings of the config: KEY=VALUE ..., for example train_datalo
 "train_dataloader.dataset.pipeline.2.prob=0.3" "optim_wrapper.optimizer.betas=(0.9,0.99)". A key must be in the config
 or be an argument of the class it goes to; write +KEY=VALUE for one that neither declares. KEY._delete_=True replaces
 the whole value KEY instead of merging into it"""
+
+
+class Options(DictAction):
+    """``KEY=VALUE ...``, of which every one must parse."""
+
+    def __call__(self, parser: Any, namespace: Any, values: Any, option_string: str | None = None) -> None:
+        if wrong := [value for value in values if not value.partition("=")[1]]:
+            parser.error(f"{option_string}: {wrong[0]!r} is not of the form KEY=VALUE")
+        for value in values:
+            try:
+                super().__call__(parser, namespace, [value], option_string)
+            except (ValueError, AssertionError, RecursionError):
+                parser.error(f"{option_string} {value}: the value cannot be read; lists are written as [1,2] or 1,2")
 
 
 def _arguments(function: Any) -> set[str]:
@@ -155,6 +169,25 @@ def _check(cfg: dict, key: str, options: dict) -> None:
             )
 
 
+def _check_value(cfg: dict, key: str, value: Any) -> None:
+    """Raise ``ValueError`` for a value that cannot stand where the settings of a class, or its name, stood."""
+    if key.rpartition(".")[2] == "type" and not (isinstance(value, str) or callable(value)):
+        raise ValueError(f"--cfg-options {key}: {value!r} is not the name of a class")
+    node: Any = cfg
+    for part in key.split("."):
+        if isinstance(node, (list, tuple)) and part.isdigit() and int(part) < len(node):
+            node = node[int(part)]
+        else:
+            node = node.get(part) if isinstance(node, dict) else None
+    settings = isinstance(node, dict) and ("type" in node or key in UNTYPED or key == "default_hooks")
+    entries = value if isinstance(value, (list, tuple)) else [value]
+    if settings and value is not None and not all(isinstance(entry, dict) for entry in entries):
+        raise ValueError(
+            f"--cfg-options {key}: {value!r} cannot replace a dict of settings; change one of them, such as "
+            f"{key}.{next(iter(node), 'type')}"
+        )
+
+
 def merge_options(cfg: Config, options: dict[str, Any]) -> None:
     """Merge ``--cfg-options`` into ``cfg``, in place.
 
@@ -166,8 +199,17 @@ def merge_options(cfg: Config, options: dict[str, Any]) -> None:
         ValueError: for a key that has no effect or would fail later; the message names similar keys.
     """
     values = {key.lstrip("+"): value for key, value in options.items()}
+    for key, inner in itertools.permutations(values, 2):
+        if inner.startswith(f"{key}."):
+            raise ValueError(f"--cfg-options {key} and {inner}: the first replaces what the second changes; give one")
     tree = cfg.to_dict()
-    for key in options:
+    for key, value in options.items():
         if not key.startswith("+"):
+            _check_value(tree, key, value)
             _check(tree, key, values)
-    cfg.merge_from_dict(values)
+    try:
+        cfg.merge_from_dict(values)
+    except (KeyError, IndexError, TypeError, AttributeError) as error:  # of +KEY, which is not checked
+        raise ValueError(
+            f"--cfg-options {' '.join(options)}: there is no such place in the config ({error})"
+        ) from error

@@ -80,6 +80,8 @@ def check_files(cfg: Config, loops: tuple[str, ...]) -> None:
                 continue
             root = dataset.get("data_root") or ""
             parts = [part for part in [dataset.get("ann_file"), *prefixes(dataset)] if part]
+            if wrong := [part for part in [root, *parts] if not isinstance(part, (str, os.PathLike))]:
+                raise UsageError(f"{loop}_dataloader: {wrong[0]!r} is no path of a folder or a file")
             expected |= dict.fromkeys(os.path.join(root, part) for part in parts or [""])
             if classes_file := classes_file_of(dataset):
                 expected[classes_file] = None

@@ -39,10 +39,10 @@ def mixed_attention(
 ) -> Tensor:
     """``(post softmax(pre (scale q k^T)) + shift) v``; None for ``pre`` mixes nothing before the softmax."""
     out = _empty_output(v)
-    for chunk in _chunks(q, k, scale, pre, 1, q.dtype):
+    for chunk in _chunks(q, k, scale, pre, 1):
         mixed = _mix(post, chunk.maps, chunk.scratch[0], shift)
         values = v[chunk.at[0]].flatten(0, 1)
-        out[chunk.at] = torch.bmm(mixed, values).unflatten(0, (-1, v.shape[1]))
+        out[chunk.at] = torch.bmm(mixed.to(v.dtype), values).unflatten(0, (-1, v.shape[1]))
     return out
 
 
@@ -57,13 +57,13 @@ def mixed_attention_backward(
     dpost = torch.zeros_like(post)
     dpre = None if pre is None else torch.zeros_like(pre)
     dshift = (grad.sum(2, dtype=shift.dtype) * v.sum(2, dtype=shift.dtype)).sum((0, 2))
-    for chunk in _chunks(q, k, scale, pre, 2, q.dtype):
+    for chunk in _chunks(q, k, scale, pre, 2):
         one, two = chunk.scratch  # each derivative overwrites the last but one
         samples, h = chunk.at[0], q.shape[1]
         dout = grad[chunk.at].flatten(0, 1)  # (samples * h, rows, d)
         mixed = _mix(post, chunk.maps, one, shift)
         _add_product(dv[samples], dout.mT, mixed)
-        dmixed = torch.bmm(dout, v[samples].flatten(0, 1).mT, out=one)
+        dmixed = _product(dout, v[samples].flatten(0, 1).mT, out=one)
         dpost += _head_products(dmixed, chunk.maps, h)
         dmaps = _mix(post.mT, dmixed, two)
         dlogits = _softmax_backward(dmaps, chunk.maps, one)
@@ -71,7 +71,7 @@ def mixed_attention_backward(
         if pre is not None and dpre is not None:
             dpre += _head_products(dlogits, chunk.scores, h)
             dscores = _mix(pre.mT, dlogits, two)
-        dq[chunk.at] = (scale * torch.bmm(dscores, chunk.keys)).unflatten(0, (-1, h))
+        dq[chunk.at] = (scale * torch.bmm(dscores.to(k.dtype), chunk.keys)).unflatten(0, (-1, h))
         _add_product(dk[samples], chunk.queries.mT, dscores, scale)
     grads = [dq, dk.mT.to(k.dtype), dv.mT.to(v.dtype), dpost, dshift]
     return grads if dpre is None else [*grads, dpre]
@@ -82,7 +82,7 @@ def head_covariance(q: Tensor, k: Tensor, scale: float) -> Tensor:
     """``(h, h)``: covariances between the softmax maps of the heads, over all samples, rows and keys."""
     (batch, h, n, _), dtype = q.shape, _wide(q.dtype)
     total = q.new_zeros(h, h, dtype=dtype)
-    for chunk in _chunks(q, k, scale, None, 0, dtype):
+    for chunk in _chunks(q.to(dtype), k.to(dtype), scale, None, 0):
         centred = chunk.maps.sub_(1 / n)
         total += _head_products(centred, centred, h)
     return total / (batch * n * n)
@@ -91,10 +91,10 @@ def head_covariance(q: Tensor, k: Tensor, scale: float) -> Tensor:
 @_operator("(Tensor q, Tensor k, float scale, Tensor grad) -> Tensor[]")
 def head_covariance_backward(q: Tensor, k: Tensor, scale: float, grad: Tensor) -> list[Tensor]:
     """Gradients of q and k."""
-    batch, h, n, _ = q.shape
+    (batch, h, n, _), dtype = q.shape, _wide(q.dtype)
     dq, dk = _empty_contiguous(q), _zeros_transposed(k)
     weight = (grad + grad.mT) / (batch * n * n)
-    for chunk in _chunks(q, k, scale, None, 1, _wide(q.dtype)):
+    for chunk in _chunks(q.to(dtype), k.to(dtype), scale, None, 1):
         # The mean that forward subtracts is constant along a row, and falls out of the softmax's gradient.
         dmaps = _mix(weight, chunk.maps, chunk.scratch[0])
         dscores = _softmax_backward(dmaps, chunk.maps, chunk.scores)
@@ -155,7 +155,7 @@ class _Chunk(NamedTuple):
 
     Attributes:
         at: Place in ``(B, h, N)``.
-        queries: ``(samples * h, rows, D)``.
+        queries: ``(samples * h, rows, D)``, with the dtype of q, as the keys; the maps have a wide one.
         keys: ``(samples * h, N, D)``.
         scores: ``(samples * h, rows, N)``, before the heads are mixed.
         maps: Softmax maps, likewise.
@@ -170,11 +170,12 @@ class _Chunk(NamedTuple):
     scratch: tuple[Tensor, ...]
 
 
-def _chunks(
-    q: Tensor, k: Tensor, scale: float, pre: Tensor | None, scratch: int, dtype: torch.dtype
-) -> Iterator[_Chunk]:
-    """Computes the softmax maps a chunk at a time; the next chunk overwrites the maps of the last."""
-    batch, h, n, _ = q.shape
+def _chunks(q: Tensor, k: Tensor, scale: float, pre: Tensor | None, scratch: int) -> Iterator[_Chunk]:
+    """Computes the softmax maps a chunk at a time; the next chunk overwrites the maps of the last.
+
+    Maps are mixed and normalised in float32 or wider; the products before and after have the dtype of q, k and v.
+    """
+    (batch, h, n, _), dtype = q.shape, _wide(q.dtype)
     values = (CPU_CHUNK_BYTES if q.is_cpu else CHUNK_BYTES) // dtype.itemsize
     rows = min(n, max(1, values // (h * n)))
     samples = min(batch, max(1, values // (h * n * n)))
@@ -182,13 +183,13 @@ def _chunks(
     # scores needs a third map.
     memory = q.new_empty(max(2 + scratch, 2 if pre is None else 3), samples * h * rows * n, dtype=dtype)
     for b in range(0, batch, samples):
-        keys = k[b : b + samples].flatten(0, 1).to(dtype)
+        keys = k[b : b + samples].flatten(0, 1)
         for r in range(0, n, rows):
             at = (slice(b, b + samples), slice(None), slice(r, r + rows))
-            queries = q[at].flatten(0, 1).to(dtype)
+            queries = q[at].flatten(0, 1)
             shape = (*queries.shape[:2], n)
             scores, maps, *rest = (m[: math.prod(shape)].view(shape) for m in memory)
-            scores.baddbmm_(queries, keys.mT, beta=0, alpha=scale)
+            _product(queries, keys.mT, scores, scale)
             torch.softmax(scores if pre is None else _mix(pre, scores, rest[0]), -1, out=maps)
             yield _Chunk(at, queries, keys, scores, maps, tuple(rest[:scratch]))
 
@@ -221,7 +222,14 @@ def _add_product(total: Tensor, a: Tensor, b: Tensor, scale: float = 1.0) -> Non
     if total.dtype == a.dtype:
         total.baddbmm_(a, b, alpha=scale)
     else:
-        total.add_(torch.bmm(a, b), alpha=scale)
+        total.add_(torch.bmm(a, b.to(a.dtype)), alpha=scale)
+
+
+def _product(a: Tensor, b: Tensor, out: Tensor, scale: float = 1.0) -> Tensor:
+    """Writes ``scale * a b`` to ``out``; half-precision factors are multiplied as such, the fast way on GPUs."""
+    if out.dtype == a.dtype:
+        return out.baddbmm_(a, b, beta=0, alpha=scale)
+    return out.copy_(torch.bmm(a * scale, b))
 
 
 def _empty_output(v: Tensor) -> Tensor:

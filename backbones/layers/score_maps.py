@@ -34,7 +34,7 @@ def talking_heads(
     the keys and the weights over the heads.
 
     Args:
-        q: ``(B, h, N, D)``; its dtype is that of the products.
+        q: ``(B, h, N, D)``; its dtype is that of the products. The maps are mixed and normalised in float32 at least.
         k: ``(B, h, N, D)``.
         v: ``(B, h, N, d)``.
         scale: Factor of the scores.
@@ -68,7 +68,7 @@ def re_attention(
     are those of the whole maps, with gradients, and the running ones are updated as ``norm`` itself would.
 
     Args:
-        q: ``(B, h, N, D)``; its dtype is that of the products. Statistics are computed in float32 at least.
+        q: ``(B, h, N, D)``; its dtype is that of the products. Statistics and maps are computed in float32 at least.
         k: ``(B, h, N, D)``.
         v: ``(B, h, N, d)``.
         scale: Factor of the scores.

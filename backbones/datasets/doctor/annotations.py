@@ -10,10 +10,13 @@ from typing import Any
 import numpy as np
 from pycocotools import mask as mask_utils
 
+from backbones.checks import are_wholes, is_number
 from backbones.datasets.doctor.faults import Fault
 
+FAR = 1e5  # pixels; pycocotools allocates as many as a polygon is long, and crashes where it cannot
 OVERHANG = 1.0  # pixels outside the image that are rounding: COCO's own boxes have them
 SCALARS = (int, str)
+NAMES = ("file_name", "name")
 LISTS = ("images", "annotations", "categories")
 
 
@@ -30,7 +33,7 @@ def read(file: str, labelled: bool = True) -> tuple[dict[str, Any], list[Fault]]
     data = Path(file).read_bytes()
     try:
         content = json.loads(data)
-    except ValueError as error:  # broken JSON, or bytes that are no text
+    except (ValueError, RecursionError) as error:  # broken JSON, bytes that are no text, or a thousand brackets
         return {}, [Fault("not-json", file, f"begins with {data[:40]!r} ({error})")]
     faults = list(_structure(content, file, labelled))
     return ({} if faults else content), faults
@@ -48,13 +51,15 @@ def _structure(content: Any, file: str, labelled: bool) -> Iterator[Fault]:
         keys = required[name] if name != "annotations" else ()
         one, other = required[name]
         for index, entry in enumerate(content[name]):
-            if type(entry) is dict and type(entry.get(one)) in SCALARS and type(entry.get(other)) in SCALARS:
+            kinds = (str,) if other in NAMES else SCALARS
+            if type(entry) is dict and type(entry.get(one)) in SCALARS and type(entry.get(other)) in kinds:
                 continue  # nearly all of a million
             wrong = (
                 list(keys)
                 if not isinstance(entry, dict)
                 else [key for key in keys if key not in entry]
                 or [key for key in required[name] if isinstance(entry.get(key), (list, dict))]
+                or [key for key in keys if key in NAMES and not isinstance(entry[key], str)]
             )
             if wrong or not isinstance(entry, dict):
                 broken = True
@@ -99,7 +104,7 @@ def find_faults(content: dict[str, Any], file: str, masks: bool, labelled: bool 
     x, y, w, h = boxes.T
     width, height = np.array([sizes.get(a.get("image_id"), (math.inf, math.inf)) for a in annotations], float).T
     entries.drop("non-finite-box", ~np.isfinite(boxes).all(1), "bbox")
-    with np.errstate(invalid="ignore"):
+    with np.errstate(invalid="ignore", over="ignore"):
         entries.drop("empty-box", (w <= 0) | (h <= 0), "bbox")
         entries.drop("outside-box", (x >= width) | (y >= height) | (x + w <= 0) | (y + h <= 0), "bbox")
         over = (x < -OVERHANG) | (y < -OVERHANG) | (x + w > width + OVERHANG) | (y + h > height + OVERHANG)
@@ -111,7 +116,7 @@ def find_faults(content: dict[str, Any], file: str, masks: bool, labelled: bool 
         left, top = max(x[i], 0.0), max(y[i], 0.0)
         clipped = [left, top, min(x[i] + w[i], width[i]) - left, min(y[i] + h[i], height[i]) - top]
         area = annotations[i].get("area")
-        smaller = {"area": min(area, clipped[2] * clipped[3])} if _is_number(area) else {}
+        smaller = {"area": min(area, clipped[2] * clipped[3])} if is_number(area) else {}
         changes = {"bbox": [float(value) for value in clipped], **smaller}
         text = f"bbox {annotations[i]['bbox']} in an image of {width[i]:g} x {height[i]:g}"
         entries.fault("overhanging-box", i, text, changes)
@@ -141,12 +146,8 @@ def repair(content: dict[str, Any], faults: list[Fault]) -> dict[str, Any]:
     return repaired
 
 
-def _is_number(value: Any) -> bool:
-    return isinstance(value, (int, float)) and math.isfinite(value)
-
-
 def _sized(image: dict) -> bool:
-    return all(_is_number(image.get(key)) and image[key] > 0 for key in ("width", "height"))
+    return all(is_number(image.get(key)) and image[key] > 0 for key in ("width", "height"))
 
 
 class _Entries:
@@ -184,7 +185,7 @@ class _Entries:
             try:
                 assert isinstance(box, list)
                 boxes[index] = [float(value) for value in box]
-            except (AssertionError, TypeError, ValueError):
+            except (AssertionError, TypeError, ValueError, OverflowError):
                 invalid[index] = True
                 continue
             if self.kept[index] and any(isinstance(value, str) for value in box):
@@ -220,7 +221,7 @@ class _Entries:
 
     def check_fields(self, areas: np.ndarray) -> None:
         """Ids, areas and crowd flags of the annotations that are left."""
-        ids = [annotation.get("id") for annotation in self.annotations]
+        ids = [id_ if isinstance(id_ := a.get("id"), (int, str)) else None for a in self.annotations]
         seen: set[Any] = {None, 0}
         new = max((id_ for id_ in ids if isinstance(id_, int)), default=0) + 1
         for index in np.flatnonzero(self.kept).tolist():
@@ -231,7 +232,7 @@ class _Entries:
                 new += 1
             seen.add(id_)
             area: Any = annotation.get("area")
-            if not (_is_number(area) and area > 0):
+            if not (is_number(area) and area > 0):
                 self.fault("area", index, f"area {area!r}", {"area": float(areas[index])})
             if annotation.get("iscrowd") not in (0, 1):
                 self.fault("crowd-flag", index, f"iscrowd {annotation.get('iscrowd')!r}", {"iscrowd": 0})
@@ -239,7 +240,7 @@ class _Entries:
 
 def _is_polygon(points: Any) -> bool:
     try:
-        return len(points) >= 6 and len(points) % 2 == 0 and math.isfinite(sum(points))
+        return len(points) >= 6 and len(points) % 2 == 0 and max(map(abs, points)) <= FAR and math.isfinite(sum(points))
     except TypeError:
         return False
 
@@ -247,7 +248,7 @@ def _is_polygon(points: Any) -> bool:
 def _fault_of_run_lengths(mask: dict, size: tuple[float, float] | None) -> str | None:
     """The fault of a mask in run lengths, plain or compressed, of an image with a known (width, height)."""
     counts, shape = mask.get("counts"), mask.get("size")
-    if not (isinstance(shape, list) and len(shape) == 2 and isinstance(counts, (list, str)) and counts):
+    if not (are_wholes(shape, 2) and isinstance(counts, (list, str)) and counts):
         return "run lengths need size and counts"
     if size and shape != [size[1], size[0]]:
         return f"run lengths of size {shape} in an image of height {size[1]}, width {size[0]}"

@@ -12,8 +12,10 @@ import numpy as np
 from PIL import Image, UnidentifiedImageError
 from tqdm import tqdm
 
+from backbones.checks import is_number
 from backbones.datasets.doctor.faults import Fault
 
+LARGEST = 10**9  # pixels of a side that may be meant
 MAX_SIZES = 2000  # headers read before a training; one wrong size, and all are read
 ORIENTATION = 0x0112  # EXIF
 PLAIN_MODES = ("RGB", "L", "1")
@@ -134,7 +136,7 @@ def _size_faults(
             continue
         text = f"{path} is {size[0]} x {size[1]}, the annotation file says {said[0]} x {said[1]}"
         kind = "image-size"
-        if all(isinstance(value, (int, float)) and value > 0 for value in said):
+        if all(is_number(value) and 0 < value < LARGEST for value in said):
             if said == header.size:
                 kind = "image-rotation"
             elif abs(said[0] * size[1] / (said[1] * size[0]) - 1) < 0.01:

@@ -40,7 +40,8 @@ class Split:
         """
         frequency = Counter(name for names in classes_of.values() for name in set(names))
         strata = defaultdict(list)  # images by their rarest class
-        for image in sorted(classes_of):
+        ordered = sorted(classes_of, key=lambda image: (type(image).__name__, image))  # ids may be text
+        for image in ordered:
             names = sorted(set(classes_of[image]), key=lambda name: (frequency[name], str(name)))
             strata[names[0] if names else None].append(image)
         chosen: set[Any] = set()
@@ -52,7 +53,7 @@ class Split:
             owed -= count
             chosen |= {images[i] for i in rng.permutation(len(images))[:count]}
         if not chosen and len(classes_of) > 1:
-            chosen = {sorted(classes_of)[int(rng.integers(len(classes_of)))]}
+            chosen = {ordered[int(rng.integers(len(ordered)))]}
         return chosen
 
 
@@ -85,7 +86,7 @@ def read_json(file: Path) -> Any:
     """
     try:
         return json.loads(file.read_text())
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise UsageError(f"{file} is not JSON ({error}); is the file complete?") from error
 
 

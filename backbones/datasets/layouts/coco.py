@@ -4,6 +4,8 @@ import json
 from pathlib import Path
 from typing import Any
 
+from backbones.datasets.doctor import annotations
+from backbones.datasets.doctor.faults import lines
 from backbones.datasets.layouts._labelled import Labelled, Split, read_json, write_beside
 from backbones.usage import UsageError
 
@@ -34,13 +36,25 @@ def find(folder: Path, split: Split) -> Labelled | None:
         )
     if not whole:
         return None
-    content = read_json(whole[0])
+    content = _read(whole[0])
     return split_content(folder, content, image_folder(folder, whole[0], content), split)
 
 
 def _is_coco(file: Path) -> bool:
     content = read_json(file)
     return isinstance(content, dict) and content.keys() >= set(KEYS)
+
+
+def _read(file: Path) -> dict[str, Any]:
+    """A usable annotation file.
+
+    Raises:
+        UsageError: naming its faults.
+    """
+    content, faults = annotations.read(str(file))
+    if faults:
+        raise UsageError("the data has faults:\n    " + "\n    ".join(lines(faults)))
+    return content
 
 
 def image_folder(folder: Path, file: Path, content: dict[str, Any]) -> str:
@@ -74,14 +88,14 @@ def split_content(
     if validation is None:
         classes_of: dict[Any, list[Any]] = {image["id"]: [] for image in content["images"]}
         for annotation in content["annotations"]:
-            classes_of.get(annotation["image_id"], []).append(annotation["category_id"])
+            classes_of.get(annotation.get("image_id"), []).append(annotation.get("category_id"))
         validation = split.validation(classes_of)
     files = []
     for name, wanted in (("train", False), ("val", True)):
         part = {
             **content,
             "images": [image for image in content["images"] if (image["id"] in validation) == wanted],
-            "annotations": [a for a in content["annotations"] if (a["image_id"] in validation) == wanted],
+            "annotations": [a for a in content["annotations"] if (a.get("image_id") in validation) == wanted],
         }
         files.append(f"annotations/split_{name}.json")
         contains = f"{len(part['images'])} images, {len(part['annotations'])} objects"
@@ -95,13 +109,7 @@ def labelled(folder: Path, files: list[str], images: list[str]) -> Labelled:
     Raises:
         UsageError: for files whose categories differ, or that name a category twice or have none.
     """
-    contents = [read_json(folder / file) for file in files]
-    for file, content in zip(files, contents, strict=True):
-        lists = [content.get(key) for key in KEYS] if isinstance(content, dict) else [None]
-        if not all(isinstance(entries, list) and all(isinstance(e, dict) for e in entries) for entries in lists):
-            raise UsageError(f"{folder / file} is not in COCO's format: {', '.join(KEYS)} must be lists of objects")
-        if not all("name" in category for category in content["categories"]):
-            raise UsageError(f"{folder / file} has a category without a name")
+    contents = [_read(folder / file) for file in files]
     names = [[category["name"] for category in content["categories"]] for content in contents]
     if not names[0] or len(set(names[0])) < len(names[0]):
         raise UsageError(f"{folder / files[0]} has the categories {names[0]}; each needs a name of its own")
