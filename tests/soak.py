@@ -16,7 +16,7 @@ import torch
 
 ROOT = Path(__file__).resolve().parent.parent
 SUBJECTS = ("revcol-1", "revcol-3", "cait-maskrcnn")  # RevCol with keep_every 1 and 3
-SAMPLES = 150  # of a run
+SAMPLES = 50  # of a run; each takes half a second
 WARM_UP = 0.3  # share of a run; the allocator of the system settles
 ROOM = 0.02  # growth of the resident memory that is taken for noise
 CONFIG = """
