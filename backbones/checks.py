@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from numbers import Integral, Real
 from typing import Any
 
-
 LARGEST = 2**31 - 1  # PyTorch's sizes
 
 

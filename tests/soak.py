@@ -1,7 +1,7 @@
 """Long trainings with changing image sizes and evaluations between: memory, file descriptors and threads stay level.
 
-    python tests/soak.py SUBJECT --steps 3000 --out FILE.json      one subject of SUBJECTS
-    python tests/soak.py --plot docs/soak.png FILE.json ...        a plot of several
+python tests/soak.py SUBJECT --steps 3000 --out FILE.json      one subject of SUBJECTS
+python tests/soak.py --plot docs/soak.png FILE.json ...        a plot of several
 """
 
 import argparse
@@ -160,7 +160,8 @@ def main() -> None:
         samples = train_backbone(args.steps, int(subject.rpartition("-")[2]))
     args.out.write_text(json.dumps(samples))
     first = samples[int(WARM_UP * len(samples))]
-    print(f"{subject}: {args.steps} steps, {first['bytes'] / 2**20:.0f} MiB after the warm-up, {growth(samples, 'bytes'):+.2%}")
+    size = f"{first['bytes'] / 2**20:.0f} MiB after the warm-up"
+    print(f"{subject}: {args.steps} steps, {size}, {growth(samples, 'bytes'):+.2%}")
 
 
 if __name__ == "__main__":

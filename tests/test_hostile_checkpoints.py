@@ -97,11 +97,11 @@ RENAMES = {
 }
 DAMAGES = {  # of the written bytes; position in [0, 1)
     "cut": lambda data, at: data[: int(at * len(data))],
-    "flipped": lambda data, at: data[: int(at * len(data))]
-    + bytes([data[int(at * len(data))] ^ 255])
-    + data[int(at * len(data)) + 1 :]
-    if data
-    else data,
+    "flipped": lambda data, at: (
+        data[: int(at * len(data))] + bytes([data[int(at * len(data))] ^ 255]) + data[int(at * len(data)) + 1 :]
+        if data
+        else data
+    ),
     "zeroed": lambda data, at: data[: int(at * len(data))] + bytes(len(data) - int(at * len(data))),
     "doubled": lambda data, at: data + data,
     "preceded": lambda data, at: b"\x80\x02" + data,
@@ -217,7 +217,15 @@ def text(value: str) -> bytes:
 
 def call(module: str, name: str, *arguments: bytes) -> bytes:
     """A pickle's call of a global."""
-    return text(module) + text(name) + pickle.STACK_GLOBAL + pickle.MARK + b"".join(arguments) + pickle.TUPLE + pickle.REDUCE
+    return (
+        text(module)
+        + text(name)
+        + pickle.STACK_GLOBAL
+        + pickle.MARK
+        + b"".join(arguments)
+        + pickle.TUPLE
+        + pickle.REDUCE
+    )
 
 
 def number(value: int) -> bytes:
@@ -294,9 +302,10 @@ def repack(path, replaced: dict[str, bytes], compression: int = zipfile.ZIP_STOR
 
 def test_zip_bombs_are_refused_before_they_are_unpacked(tmp_path):
     for name in ("c.npz", "c.pth"):
-        with zipfile.ZipFile(tmp_path / name, "w", zipfile.ZIP_DEFLATED) as archive, archive.open(
-            "archive/data.pkl" if name == "c.pth" else "a.npy", "w", force_zip64=True
-        ) as member:
+        with (
+            zipfile.ZipFile(tmp_path / name, "w", zipfile.ZIP_DEFLATED) as archive,
+            archive.open("archive/data.pkl" if name == "c.pth" else "a.npy", "w", force_zip64=True) as member,
+        ):
             zeros = bytes(2**24)
             for _ in range(80):
                 member.write(zeros)
@@ -340,10 +349,17 @@ def test_the_runner_reads_no_objects_but_those_of_trainings(tmp_path, protocol):
     content = {"state_dict": TWINS["RevCol"].state_dict(), "message_hub": {"loss": HistoryBuffer([1.0])}}
     torch.save(content, tmp_path / "c.pth", pickle_protocol=protocol)
     assert "state_dict" in read_of_training(str(tmp_path / "c.pth"), for_runner=True)
-    attribute = call("builtins", "getattr", text("mmengine.logging") + text("HistoryBuffer") + pickle.STACK_GLOBAL, text("__init__"))
+    attribute = call(
+        "builtins", "getattr", text("mmengine.logging") + text("HistoryBuffer") + pickle.STACK_GLOBAL, text("__init__")
+    )
     for evil in (pickle.dumps(Evil(), 2)[2:-1], attribute, call("builtins", "getattr", text("x"), text("format"))):
-        repack(tmp_path / "c.pth", {"data.pkl": pickle.PROTO + b"\x04" + pickle.EMPTY_DICT + text("a") + evil + pickle.SETITEM + b"."})
-        with pytest.raises(UsageError, match=r"code would run when it is loaded: (__builtin__\.exec|builtins\.getattr|mmengine)"):
+        repack(
+            tmp_path / "c.pth",
+            {"data.pkl": pickle.PROTO + b"\x04" + pickle.EMPTY_DICT + text("a") + evil + pickle.SETITEM + b"."},
+        )
+        with pytest.raises(
+            UsageError, match=r"code would run when it is loaded: (__builtin__\.exec|builtins\.getattr|mmengine)"
+        ):
             read_of_training(str(tmp_path / "c.pth"), for_runner=True)
         read_of_training(str(tmp_path / "c.pth"))
 

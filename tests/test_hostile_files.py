@@ -72,7 +72,9 @@ def places(node, where=()):
 
 PLACES = list(places(CONTENT))
 ANNOTATIONS = st.tuples(
-    st.lists(st.tuples(st.sampled_from(PLACES), st.sampled_from(["set", "set", "delete", "double"]), VALUES), max_size=4),
+    st.lists(
+        st.tuples(st.sampled_from(PLACES), st.sampled_from(["set", "set", "delete", "double"]), VALUES), max_size=4
+    ),
     st.sampled_from(["", "", "", "", "", "cut", "[" * 10**5, "1" * 5000, "\ufeff", "\0", "NaN"]),
 )
 
@@ -124,7 +126,9 @@ def test_annotation_files(cases, pictures):
         if any(fault.outcome == "refused" for fault in found):
             return
         repaired = annotations.repair(content, found)
-        dropped = {f.entry[1] for f in found if f.outcome == "repaired" and f.entry[0] == "annotations" and not f.changes}
+        dropped = {
+            f.entry[1] for f in found if f.outcome == "repaired" and f.entry[0] == "annotations" and not f.changes
+        }
         assert len(repaired["annotations"]) == len(content["annotations"]) - len(dropped)
         again = annotations.find_faults(repaired, str(file), masks=True)
         assert [fault for fault in again if fault.outcome != "noted"] == []
@@ -168,7 +172,9 @@ TEXTS = st.tuples(
     st.sampled_from(["voc", "yolo", "names"]),
     st.floats(0, 1),
     st.sampled_from(["cut", "inserted", "replaced", "repeated"]),
-    st.one_of(st.text(max_size=4), st.sampled_from(["nan", "-1", "1e999", "9" * 50, "<", "&a;", "\0", "[" * 3000, "\n", "7"])),
+    st.one_of(
+        st.text(max_size=4), st.sampled_from(["nan", "-1", "1e999", "9" * 50, "<", "&a;", "\0", "[" * 3000, "\n", "7"])
+    ),
 )
 
 
@@ -233,7 +239,9 @@ def options(draw):
 
 ASSIGNED = st.one_of(
     st.text(max_size=8),
-    st.sampled_from(["3", "None", "true", "[1,2]", "(1,2", "[[1,2],(3)]", "a,b", ",", "()", "[", "'", "{'a': 1}", "=", "1e999"]),
+    st.sampled_from(
+        ["3", "None", "true", "[1,2]", "(1,2", "[[1,2],(3)]", "a,b", ",", "()", "[", "'", "{'a': 1}", "=", "1e999"]
+    ),
 )
 
 
@@ -262,7 +270,9 @@ def test_options(cases):
                 node = node[int(part) if isinstance(node, (list, tuple)) else part]
             assert node == value or node is value or list(node) == list(value)
 
-    check(cases, merge, st.lists(st.tuples(options(), st.one_of(st.none(), ASSIGNED, ASSIGNED)), min_size=1, max_size=2))
+    check(
+        cases, merge, st.lists(st.tuples(options(), st.one_of(st.none(), ASSIGNED, ASSIGNED)), min_size=1, max_size=2)
+    )
 
 
 @CASES

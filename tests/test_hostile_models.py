@@ -177,7 +177,9 @@ def test_images(nets, cases):
             return
         for f, stride in zip(feats, net.strides, strict=True):
             assert f.shape[0] == shape[0]
-            assert all(n // stride <= got <= math.ceil(n / stride) for got, n in zip(f.shape[2:], shape[2:], strict=True))
+            assert all(
+                n // stride <= got <= math.ceil(n / stride) for got, n in zip(f.shape[2:], shape[2:], strict=True)
+            )
             assert torch.isfinite(f).all()
         if layout != "expanded":
             for f, same in zip(feats, maps(x.detach().contiguous()), strict=True):

@@ -16,7 +16,6 @@ from backbones.checks import is_whole
 from backbones.cli._runs import takes_published_weights
 from backbones.usage import UsageError, note
 
-
 # What mmengine pickles into the checkpoints of a training: a class, and some of its methods
 OF_TRAININGS = re.compile(r"mmengine\.logging\.history_buffer\.HistoryBuffer(\.[a-z]\w*)?")
 
@@ -68,7 +67,7 @@ def trained_weights(checkpoint: dict[str, Any], path: str) -> dict[str, Any]:
     entries = weights.items() if isinstance(weights, dict) else [("state_dict", weights)]
     if wrong := [key for key, value in entries if not isinstance(key, str) or not isinstance(value, Tensor)]:
         raise UsageError(
-            f"{path} is not a checkpoint of a training run: {wrong[0]} is a {type(dict(entries)[wrong[0]]).__name__}, not a tensor"
+            f"{path} is not a checkpoint of a training run: its entry {wrong[0]!r} is no tensor with a name"
         )
     return plain_names(weights)
 

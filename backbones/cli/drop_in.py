@@ -12,8 +12,8 @@ from mmengine.config import Config
 
 from backbones.cli import _own_data
 from backbones.config.hosts import base_expression, find_config
-from backbones.config.options import Options
 from backbones.config.lookup import read_config
+from backbones.config.options import Options
 from backbones.config.swap import BACKBONES, Change, swap_backbone
 from backbones.config.trial import try_model
 from backbones.config.write import delta, diff, render

@@ -25,8 +25,8 @@ from mmengine.registry import MODELS
 from backbones.checkpoints import CheckpointError, load_pretrained
 from backbones.cli import _runs
 from backbones.cli._checkpoints import load_weights
-from backbones.config.options import Options
 from backbones.config.lookup import model_settings
+from backbones.config.options import Options
 from backbones.config.swap import BACKBONES
 from backbones.export import onnx_file, torch_file
 from backbones.export.metadata import describe

@@ -85,9 +85,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="open a page where an image is dropped and its prediction seen, instead of writing files; the variables "
         "GRADIO_SERVER_NAME and GRADIO_SERVER_PORT set its address",
     )
-    parser.add_argument(
-        "--cfg-options", nargs="+", action=Options, default={}, metavar="KEY=VALUE", help=OPTIONS_HELP
-    )
+    parser.add_argument("--cfg-options", nargs="+", action=Options, default={}, metavar="KEY=VALUE", help=OPTIONS_HELP)
     parser.set_defaults(**_runs.DEFAULTS)
 
 

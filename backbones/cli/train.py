@@ -36,7 +36,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--deterministic",
         action="store_true",
-        help="the same losses, bit for bit, in every run with the same seed (randomness.seed, or else 0) on this machine",
+        help="the same losses, bit for bit, in every run of a seed (randomness.seed, or else 0) on this machine",
     )
     parser.add_argument("--auto-scale-lr", action="store_true", help="scale the learning rate with the batch size")
     parser.add_argument(

@@ -210,4 +210,6 @@ def merge_options(cfg: Config, options: dict[str, Any]) -> None:
     try:
         cfg.merge_from_dict(values)
     except (KeyError, IndexError, TypeError, AttributeError) as error:  # of +KEY, which is not checked
-        raise ValueError(f"--cfg-options {' '.join(options)}: there is no such place in the config ({error})") from error
+        raise ValueError(
+            f"--cfg-options {' '.join(options)}: there is no such place in the config ({error})"
+        ) from error

@@ -42,7 +42,7 @@ KINDS = {
     "annotation-id": Kind("repaired", "new id: ids must differ, and pycocotools takes 0 for no match"),
     "area": Kind("repaired", "area set to the box's"),
     "crowd-flag": Kind("repaired", "iscrowd set to 0"),
-    "short-polygon": Kind("repaired", "polygons of fewer than three points, or with points 100000 pixels away, removed"),
+    "short-polygon": Kind("repaired", "polygons of less than three points, or with points 100000 pixels away, removed"),
     "invalid-mask": Kind("repaired", "annotation dropped: the config needs masks"),
     # -- images
     "image-size": Kind("repaired", "width and height set to the file's"),

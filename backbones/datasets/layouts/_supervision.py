@@ -41,7 +41,7 @@ def read(format_: str, images: Path, labels: Path, pattern: str, *more: Path) ->
     try:
         return _coco_content(getattr(dataset, format_)(*map(str, (images, labels, *more))))
     except Exception as error:  # broken files may raise anything
-        raise UsageError(f"{labels} cannot be read ({type(error).__name__}: {error}); are all files complete?") from error
+        raise UsageError(f"{labels} cannot be read ({type(error).__name__}: {error}); are all files whole?") from error
 
 
 def _coco_content(data: Any) -> dict[str, Any]:
