@@ -41,11 +41,11 @@ def check(cases: int, property_: Callable[[Any], Any], drawn: st.SearchStrategy)
     wrapped()
 
 
-def result_or_named_error(call: Callable[[], Any], *kinds: type[Exception]) -> Any:
-    """The result, or an error of one of these kinds, which our code raised with a message."""
+def result_or_named_error(call: Callable[[], Any], kind: type[Exception] = ValueError) -> Any:
+    """The result, or an error of this kind, which our code raised with a message."""
     try:
         return call()
-    except kinds or (ValueError,) as error:  # noqa: B030
+    except kind as error:
         raised_in = Path(traceback.extract_tb(error.__traceback__)[-1].filename)
         assert raised_in.is_relative_to(PACKAGE), f"{type(error).__name__} of {raised_in}: {error}"
         assert len(str(error)) > 20, error

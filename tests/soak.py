@@ -160,8 +160,8 @@ def main() -> None:
         samples = train_backbone(args.steps, int(subject.rpartition("-")[2]))
     args.out.write_text(json.dumps(samples))
     first = samples[int(WARM_UP * len(samples))]
-    mib, more = first["bytes"] / 2**20, growth(samples, "bytes")
-    print(f"{subject}: {args.steps} steps, {mib:.0f} MiB after the warm-up, {more:+.2%}")
+    size = f"{first['bytes'] / 2**20:.0f} MiB after the warm-up"
+    print(f"{subject}: {args.steps} steps, {size}, {growth(samples, 'bytes'):+.2%}")
 
 
 if __name__ == "__main__":

@@ -22,11 +22,11 @@ def _as_before():
 
 def test_two_runs_have_the_same_losses(data, tmp_path, _as_before):
     """Without a seed in the command."""
-    for name in ("a", "b"):
+    for name in ("deterministic-a", "deterministic-b"):
         arguments = ("--data-root", data, "--work-dir", tmp_path / name, "--deterministic")
-        verb("train", CONFIG, *arguments, *options(**SHORT, experiment_name=f"deterministic-{name}"))
+        verb("train", CONFIG, *arguments, *options(**SHORT, experiment_name=name, **{"visualizer.name": name}))
         assert torch.are_deterministic_algorithms_enabled()
-    (one,), (two,) = losses(tmp_path / "a"), losses(tmp_path / "b")
+    (one,), (two,) = losses(tmp_path / "deterministic-a"), losses(tmp_path / "deterministic-b")
     assert len(one) == 4
     assert one == two
 
@@ -56,6 +56,6 @@ class Undetermined(Hook):
 def test_an_operator_without_a_deterministic_form_is_named(data, tmp_path, fail, _as_before):
     config = tmp_path / "config.py"
     config.write_text(f"_base_ = {str(CONFIG)!r}\ncustom_hooks = [dict(type='Undetermined')]\n")
-    changes = options(**SHORT, experiment_name="undetermined")
+    changes = options(**SHORT, experiment_name="undetermined", **{"visualizer.name": "undetermined"})
     message = fail("train", config, "--data-root", data, "--work-dir", tmp_path / "run", "--deterministic", *changes)
     assert "put_" in message

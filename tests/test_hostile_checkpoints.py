@@ -341,6 +341,29 @@ def test_programs_are_no_weights(tmp_path):
         read_checkpoint(tmp_path / "c.pth")
 
 
+@pytest.mark.parametrize("protocol", [2, 4])
+def test_the_runner_reads_no_objects_but_those_of_trainings(tmp_path, protocol):
+    """The runner itself would run their code."""
+    from mmengine.logging import HistoryBuffer
+
+    content = {"state_dict": TWINS["RevCol"].state_dict(), "message_hub": {"loss": HistoryBuffer([1.0])}}
+    torch.save(content, tmp_path / "c.pth", pickle_protocol=protocol)
+    assert "state_dict" in read_of_training(str(tmp_path / "c.pth"), for_runner=True)
+    attribute = call(
+        "builtins", "getattr", text("mmengine.logging") + text("HistoryBuffer") + pickle.STACK_GLOBAL, text("__init__")
+    )
+    for evil in (pickle.dumps(Evil(), 2)[2:-1], attribute, call("builtins", "getattr", text("x"), text("format"))):
+        repack(
+            tmp_path / "c.pth",
+            {"data.pkl": pickle.PROTO + b"\x04" + pickle.EMPTY_DICT + text("a") + evil + pickle.SETITEM + b"."},
+        )
+        with pytest.raises(
+            UsageError, match=r"code would run when it is loaded: (__builtin__\.exec|builtins\.getattr|mmengine)"
+        ):
+            read_of_training(str(tmp_path / "c.pth"), for_runner=True)
+        read_of_training(str(tmp_path / "c.pth"))
+
+
 def test_counters_and_ordered_dicts_are_plain_containers(tmp_path):
     content = {"model": TWINS["RevCol"].state_dict(), "milestones": collections.Counter([1, 2])}
     torch.save(content, tmp_path / "c.pth")

@@ -3,6 +3,9 @@
 import argparse
 import copy
 import json
+import shutil
+import tempfile
+from pathlib import Path
 
 import cv2
 import numpy as np
@@ -157,6 +160,54 @@ def test_labelled_folders(cases, tmp_path, pictures):
             assert len(set(found.classes)) == len(found.classes) > 0
 
     check(cases, find, ANNOTATIONS)
+
+
+VOC = (
+    "<annotation><filename>1.png</filename><size><width>40</width><height>30</height><depth>3</depth></size>"
+    "<object><name>a</name><bndbox><xmin>1</xmin><ymin>2</ymin><xmax>9</xmax><ymax>9</ymax></bndbox></object></annotation>"
+)
+YOLO = "0 0.5 0.5 0.1 0.1\n1 0.2 0.2 0.1 0.1\n"
+NAMES = "names: [a, b]\n"
+TEXTS = st.tuples(
+    st.sampled_from(["voc", "yolo", "names"]),
+    st.floats(0, 1),
+    st.sampled_from(["cut", "inserted", "replaced", "repeated"]),
+    st.one_of(
+        st.text(max_size=4), st.sampled_from(["nan", "-1", "1e999", "9" * 50, "<", "&a;", "\0", "[" * 3000, "\n", "7"])
+    ),
+)
+
+
+@CASES
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning", "ignore::UserWarning")
+def test_labels_of_other_formats(cases, tmp_path, pictures):
+    """Pascal VOC and YOLO."""
+
+    def damaged(text, place, how, piece):
+        at = int(place * len(text))
+        end = {"cut": "", "inserted": piece + text[at:], "replaced": piece + text[at + 1 :], "repeated": text}[how]
+        return text[:at] + end
+
+    def find(case):
+        kind, *damage = case
+        with tempfile.TemporaryDirectory(dir=tmp_path) as folder:
+            images = Path(folder, "JPEGImages" if kind == "voc" else "images")
+            labels = Path(folder, "Annotations" if kind == "voc" else "labels")
+            shutil.copytree(pictures, images, ignore=shutil.ignore_patterns("*.json"))
+            labels.mkdir()
+            whole = VOC if kind == "voc" else YOLO
+            for i in (1, 2, 3):
+                text = damaged(whole, *damage) if i == 1 and kind != "names" else whole
+                file = labels / f"{i}.{'xml' if kind == 'voc' else 'txt'}"
+                file.write_text(text, errors="surrogatepass")
+            if kind != "voc":
+                text = damaged(NAMES, *damage) if kind == "names" else NAMES
+                Path(folder, "data.yaml").write_text(text, errors="surrogatepass")
+            found = result_or_named_error(lambda: find_layout(folder, "detection"), UsageError)
+            if not isinstance(found, Exception):
+                assert len(set(found.classes)) == len(found.classes) > 0
+
+    check(cases, find, TEXTS)
 
 
 # ------------------------------------------------------------------------------------------------------ --cfg-options

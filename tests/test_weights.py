@@ -1,6 +1,7 @@
 """Checkpoints: every wrapper and prefix, the report, and the errors."""
 
 import contextlib
+import hashlib
 import http.server
 import pickle
 import threading
@@ -201,9 +202,10 @@ def test_old_style_files_can_be_read(source, tmp_path):
     assert torch.equal(restored["model"]["stem.0.weight"], source.state_dict()["stem.0.weight"])
 
 
-def test_a_url_is_downloaded_once(source, tmp_path, monkeypatch):
+@pytest.fixture
+def served(tmp_path, monkeypatch):
+    """A folder, its URL, and the requests; torch hub's folder is empty."""
     (tmp_path / "served").mkdir()
-    torch.save({"model": source.state_dict()}, tmp_path / "served/c.pth")
     monkeypatch.setenv("TORCH_HOME", str(tmp_path / "home"))
     requests = []
 
@@ -213,12 +215,47 @@ def test_a_url_is_downloaded_once(source, tmp_path, monkeypatch):
 
     with http.server.HTTPServer(("127.0.0.1", 0), partial(Handler, directory=tmp_path / "served")) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
-        for _ in range(2):
-            net = RevCol(TOY)
-            load_pretrained(net, f"http://127.0.0.1:{server.server_port}/c.pth")
-            assert same_weights(net, source)
+        yield tmp_path / "served", f"http://127.0.0.1:{server.server_port}", requests
         server.shutdown()
+
+
+def test_a_url_is_downloaded_once(source, served):
+    folder, url, requests = served
+    torch.save({"model": source.state_dict()}, folder / "c.pth")
+    for _ in range(2):
+        net = RevCol(TOY)
+        load_pretrained(net, f"{url}/c.pth")
+        assert same_weights(net, source)
     assert len(requests) == 1
+
+
+@pytest.mark.parametrize("name", ["c-{sha256}.pth", "c-12345678.pth", "c-base.pth"])
+def test_a_download_with_the_checksum_of_its_name_loads(source, served, name):
+    """Digits alone may be a date, and other words are no checksum."""
+    folder, url, _ = served
+    torch.save({"model": source.state_dict()}, folder / "c.pth")
+    name = name.format(sha256=hashlib.sha256((folder / "c.pth").read_bytes()).hexdigest()[:10])
+    (folder / "c.pth").rename(folder / name)
+    net = RevCol(TOY)
+    load_pretrained(net, f"{url}/{name}")
+    assert same_weights(net, source)
+
+
+@pytest.mark.parametrize("name", ["deit_tiny-a1b2c3d4.pth", "mae_pretrain_vit_base.pth"])
+def test_a_download_with_another_checksum_is_refused_and_removed(source, served, tmp_path, name):
+    folder, url, _ = served
+    torch.save({"model": source.state_dict()}, folder / name)
+    with pytest.raises(CheckpointError, match=r"begins with \w+, that of the authors' file with (a1b2c3d4|8cad7c)"):
+        load_pretrained(source, f"{url}/{name}")
+    assert [path for path in (tmp_path / "home").rglob("*") if path.is_file()] == []
+
+
+def test_a_failed_download_is_named(source, served, tmp_path):
+    _, url, _ = served
+    for address in (f"{url}/none.pth", "http://127.0.0.1:1/c.pth", f"{url}/"):
+        with pytest.raises(CheckpointError, match=address):
+            load_pretrained(source, address)
+    assert [path for path in (tmp_path / "home").rglob("*") if path.is_file()] == []
 
 
 def test_a_detector_initialises_its_backbone(source, tmp_path):

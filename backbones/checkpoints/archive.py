@@ -27,6 +27,4 @@ def check_archive(path: Path) -> None:
         raise ValueError("it is a TorchScript program")
     packed = path.stat().st_size
     if unpacked > max(HARMLESS, LARGEST_RATIO * packed):
-        raise ValueError(
-            f"its {packed / 1e6:.3g} MB would unpack to {unpacked / 1e9:.3g} GB, and no weights pack so well"
-        )
+        raise ValueError(f"its {packed / 1e6:.3g} MB would unpack to {unpacked / 1e9:.3g} GB; no weights pack so well")

@@ -119,7 +119,7 @@ def load_pretrained(
 def _check_kinds(
     fitted: Mapping[str, Tensor], current: Mapping[str, Tensor], model: Loadable, checkpoint: str | os.PathLike
 ) -> None:
-    """Refuses what cannot be fitted or cast without a loss: other dimensions, integers, complex numbers, no values."""
+    """Refuses what cannot be fitted, or would be cast with a loss: other dimensions, integers, complex numbers."""
     wrong = [
         f"{name}: file {tuple(value.shape)} {value.dtype}{'' if _has_values(value) else ' without plain values'}, "
         f"model {tuple(current[name].shape)} {current[name].dtype}"

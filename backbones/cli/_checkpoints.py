@@ -1,6 +1,7 @@
 """Checkpoints of ``train``, ``test`` and ``export-weights``: reading, resuming, and checks that they fit a model."""
 
 import os
+import re
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -18,8 +19,8 @@ from backbones.engine.safe_checkpoints import check
 from backbones.errors import NotSavedError
 from backbones.usage import UsageError, note
 
-# Classes that mmengine pickles into the checkpoints of a training
-OF_TRAININGS = {"mmengine.logging.history_buffer.HistoryBuffer"}
+# What mmengine pickles into the checkpoints of a training: a class, and some of its methods
+OF_TRAININGS = re.compile(r"mmengine\.logging\.history_buffer\.HistoryBuffer(\.[a-z]\w*)?")
 
 
 def read_checkpoint(path: str, for_runner: bool = False) -> dict[str, Any]:
@@ -44,7 +45,7 @@ def read_checkpoint(path: str, for_runner: bool = False) -> dict[str, Any]:
             checkpoint, inert = weights_of(path)
     except Exception as error:  # broken bytes may raise anything
         raise UsageError(f"{path} cannot be read as a checkpoint ({error}); is the file complete?") from error
-    if for_runner and (foreign := [name for name in inert if name not in OF_TRAININGS]):
+    if for_runner and (foreign := [name for name in inert if not OF_TRAININGS.fullmatch(name)]):
         raise UsageError(
             f"{path} holds objects whose code would run when it is loaded: {', '.join(foreign[:4])}. Load the weights "
             "alone: densebackbones export-weights, or init_cfg=dict(type='Pretrained', checkpoint=...) of the backbone"
@@ -68,8 +69,9 @@ def trained_weights(checkpoint: dict[str, Any], path: str) -> dict[str, Any]:
     weights = checkpoint.get("state_dict", checkpoint)
     entries = weights.items() if isinstance(weights, dict) else [("state_dict", weights)]
     if wrong := [key for key, value in entries if not isinstance(key, str) or not isinstance(value, Tensor)]:
-        kind = type(dict(entries)[wrong[0]]).__name__
-        raise UsageError(f"{path} is not a checkpoint of a training run: {wrong[0]} is a {kind}, not a tensor")
+        raise UsageError(
+            f"{path} is not a checkpoint of a training run: its entry {wrong[0]!r} is no tensor with a name"
+        )
     return plain_names(weights)
 
 

@@ -102,9 +102,8 @@ def reason(error: Exception) -> str:
 def check_settings(cfg: Config, name: str, keys: tuple[str, ...]) -> None:
     """Refuse a config that lacks some of its dicts of settings."""
     if absent := [key for key in keys if not isinstance(cfg.get(key), dict)]:
-        raise UsageError(
-            f"{name} has no {absent[0]}; it is not a config for {'training' if len(keys) > 2 else 'testing'}"
-        )
+        use = "training" if "optim_wrapper" in keys else "testing"
+        raise UsageError(f"{name} has no {absent[0]}; it is not a config for {use}")
 
 
 def check_pretrained(cfg: Config) -> None:

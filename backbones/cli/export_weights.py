@@ -74,7 +74,7 @@ def backbone_class(checkpoint: dict[str, Any], path: str) -> type[Backbone]:
 
 
 def _backbone_type(config: str) -> str | None:
-    """``model.backbone.type`` of a config's text, which is not run: anyone may have written the file."""
+    """``model.backbone.type`` of a config's text. The text is not run: anyone may have written the file."""
     try:
         nodes: list[ast.AST] = [ast.parse(config)]
     except (SyntaxError, ValueError, RecursionError, MemoryError):

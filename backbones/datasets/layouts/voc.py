@@ -4,7 +4,7 @@ from pathlib import Path
 
 from backbones.datasets.layouts import coco
 from backbones.datasets.layouts._labelled import Labelled, Split
-from backbones.datasets.layouts._supervision import coco_content, supervision
+from backbones.datasets.layouts._supervision import read
 
 TASK = "detection"
 TREE = """\
@@ -15,8 +15,7 @@ def find(folder: Path, split: Split) -> Labelled | None:
     """The data of a folder, or None."""
     if not (any((folder / "Annotations").glob("*.xml")) and (folder / "JPEGImages").is_dir()):
         return None
-    data = supervision().DetectionDataset.from_pascal_voc(str(folder / "JPEGImages"), str(folder / "Annotations"))
-    content = coco_content(data)
+    content = read("from_pascal_voc", folder / "JPEGImages", folder / "Annotations", "*.xml")
     lists = {name: folder / "ImageSets" / "Main" / f"{name}.txt" for name in ("train", "val")}
     validation = None
     if lists["val"].is_file():

@@ -7,7 +7,7 @@ import yaml
 
 from backbones.datasets.layouts import coco
 from backbones.datasets.layouts._labelled import Labelled, Split
-from backbones.datasets.layouts._supervision import coco_content, supervision
+from backbones.datasets.layouts._supervision import read
 from backbones.usage import UsageError
 
 TASK = "detection"
@@ -38,15 +38,14 @@ def find(folder: Path, split: Split) -> Labelled | None:
 def _names(file: Path) -> Any:
     try:
         content = yaml.safe_load(file.read_text())
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise UsageError(f"{file} is not YAML: {error}") from error
     return content.get("names") if isinstance(content, dict) else None
 
 
 def _read(folder: Path, images: str, labels: str, settings: Path) -> dict[str, Any]:
     """COCO's annotations of one folder; file names are relative to ``folder``."""
-    data = supervision().DetectionDataset.from_yolo(str(folder / images), str(folder / labels), str(settings))
-    content = coco_content(data)
+    content = read("from_yolo", folder / images, folder / labels, "*.txt", settings)
     for image in content["images"]:
         image["file_name"] = f"{images}/{image['file_name']}"
     return content
