@@ -39,7 +39,7 @@ LIMIT = 100_000  # bytes: less than a checkpoint, more than any other file
 CONFIG = """
 custom_imports = dict(imports=["small_run"], allow_failed_imports=False)
 default_scope = "mmengine"
-model = dict(type="SmallModel", **{model!r})
+model = dict(type="SmallModel", bad={bad})
 train_dataloader = dict(
     dataset=dict(type="SmallPictures", root={root!r}),
     sampler=dict(type="{sampler}", shuffle=True),
@@ -51,12 +51,9 @@ val_dataloader = dict(
 )
 val_evaluator = dict(type="SmallMetric")
 val_cfg = dict()
-optim_wrapper = dict(
-    type="AmpOnCpu",
-    optimizer=dict(type="AdamW", lr=0.05),
-    accumulative_counts=3,
-    loss_scale=dict(init_scale=2.0**127, growth_interval=100),
-)
+optim_wrapper = dict(optimizer=dict(type="AdamW", lr=0.05), accumulative_counts=3)
+if not {bad}:
+    optim_wrapper.update(type="AmpOnCpu", loss_scale=dict(init_scale=2.0**127, growth_interval=100))
 default_hooks = dict(
     logger=dict(type="LoggerHook", interval=1),
     checkpoint=dict(type="CheckpointHook", max_keep_ckpts=1, by_epoch={by_epoch}, interval={interval}),
@@ -79,13 +76,16 @@ param_scheduler = dict(type="LinearLR", start_factor=0.1, by_epoch=False, end=5)
 }
 
 
-def write_config(folder: Path, loop: str = "epochs", length: int = 3, workers: int = 0, **model: object) -> Path:
-    """The config and the data of a run of ``length`` epochs of 4 iterations; ``model``: see ``SmallModel``."""
+def write_config(folder: Path, loop: str = "epochs", length: int = 3, workers: int = 0, bad: tuple = ()) -> Path:
+    """The config and the data of a run of ``length`` epochs of 4 iterations.
+
+    With ``bad`` losses, see ``SmallModel``, it has no loss scaler, which would keep them from the weights.
+    """
     by_epoch, root = loop == "epochs", folder / "images"
     root.mkdir()
     for i in range(8):
         (root / f"{i}.jpg").write_text(str(i / 8))
-    settings = dict(by_epoch=by_epoch, interval=1 if by_epoch else 4, root=str(root), workers=workers, model=model)
+    settings = dict(by_epoch=by_epoch, interval=1 if by_epoch else 4, root=str(root), workers=workers, bad=bad)
     settings["sampler"] = "DefaultSampler" if by_epoch else "InfiniteSampler"
     config = folder / "small.py"
     config.write_text(CONFIG.format(**settings) + LOOPS[loop].format(length=length))

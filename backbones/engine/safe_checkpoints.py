@@ -121,7 +121,7 @@ def check(path: Path, meta: dict | None = None) -> dict:
 class LateRemoval:
     """A storage backend that removes nothing before ``remove_now``."""
 
-    def __init__(self, backend: LocalBackend) -> None:
+    def __init__(self, backend: Any) -> None:
         self.backend = backend
         self.paths: list[Path] = []
 
@@ -199,7 +199,7 @@ class SafeCheckpointHook(CheckpointHook):
         """The metric chosen by an earlier evaluation, or else by this one."""
         if self.key_indicators != ["auto"]:
             return {key: metrics[key] for key in self.key_indicators if key in metrics}
-        names = [name.lower() for name in (*self.greater_keys, *self.less_keys)]
+        names = [name.lower() for name in (*(self.greater_keys or ()), *(self.less_keys or ()))]
         known = [key for key in metrics if any(name in key.lower() for name in names)]
         known.sort(key=lambda key: "miou" not in key.lower())
         return {key: metrics[key] for key in known[:1]}
@@ -207,7 +207,7 @@ class SafeCheckpointHook(CheckpointHook):
     def save_stopped(self, runner: Any, meta: dict) -> str:
         """Save the state between two iterations with this ``meta``; returns the path."""
         name = f"stopped_iter_{meta['iter']}.pth"
-        path = self.file_backend.join_path(self.out_dir, name)
+        path = str(self.file_backend.join_path(self.out_dir, name))
         with self._staged(runner) as staged:
             self.meta = meta
             staged.save_checkpoint(self.out_dir, name, meta=self.meta, by_epoch=False, backend_args=self.backend_args)
