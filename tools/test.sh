@@ -3,16 +3,17 @@
 #
 #   bash tools/test.sh               everything
 #   bash tools/test.sh quick         without trainings, builds and other long processes
+#   bash tools/test.sh long          only the campaigns of many minutes, which the others leave out
 #   bash tools/test.sh -k revcol     other arguments go to pytest
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
 bash tools/env.sh
-selection=()
-if [ "${1:-}" = quick ]; then
-    selection=(-m "not slow")
-    shift
-fi
+selection=(-m "not long")
+case "${1:-}" in
+quick) selection=(-m "not slow and not long") && shift ;;
+long) selection=(-m long) && shift ;;
+esac
 workers=$(nproc)         # before the next line, which nproc obeys
 export OMP_NUM_THREADS=1 # each process has a core of its own
 exec .venv/bin/python -m pytest -n "$workers" --dist loadfile --no-loadscope-reorder "${selection[@]}" "$@"

@@ -5,7 +5,9 @@ import os
 from collections.abc import Iterator
 from typing import Any
 
+import torch.distributed as dist
 from mmengine.config import Config, DictAction
+from mmengine.device import get_device
 from mmengine.registry import MODELS, RUNNERS
 from mmengine.runner import Runner
 
@@ -67,11 +69,23 @@ def load_config(args: argparse.Namespace) -> Config:
     return cfg
 
 
+def join_on_cpu(cfg: Config) -> None:
+    """Let the processes of a machine without an accelerator work together; mmengine expects a GPU for each."""
+    if not dist.is_initialized():
+        dist.init_process_group("gloo")
+    if "strategy" not in cfg:
+        find = cfg.get("find_unused_parameters", False)
+        wrapper = dict(type="MMDistributedDataParallel", find_unused_parameters=find)
+        cfg.model_wrapper_cfg = {**wrapper, **(cfg.get("model_wrapper_cfg") or {}), "device_ids": None}
+
+
 def build_runner(cfg: Config) -> Runner:
     """Build the runner and its model; errors of their classes about settings become a ``UsageError``."""
+    if cfg.get("launcher") == "pytorch" and get_device() == "cpu":
+        join_on_cpu(cfg)
     try:
         return RUNNERS.build(cfg) if "runner_type" in cfg else Runner.from_cfg(cfg)  # type: ignore[arg-type]
-    except (ValueError, FileNotFoundError) as error:
+    except (ValueError, OSError) as error:  # OSError: a work dir that cannot be written, weights that are not there
         raise UsageError(f"the model or the runner cannot be built: {error}") from error
 
 

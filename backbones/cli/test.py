@@ -1,6 +1,8 @@
 """Evaluate a checkpoint; write or draw its predictions.
 
-Example: densebackbones test CONFIG work_dirs/NAME/epoch_12.pth --show-dir pictures
+Examples:
+    densebackbones test CONFIG work_dirs/NAME/epoch_12.pth --show-dir pictures
+    densebackbones test CONFIG CHECKPOINT --data-root FOLDER --classes auto    # after a training on such labels
 """
 
 import argparse

@@ -27,7 +27,7 @@ KINDS = {
     "duplicate-category": Kind("refused", "ids and names of categories must differ"),
     "no-images": Kind("refused", "there must be images"),
     "no-annotations": Kind("refused", "there must be annotations to train on or compare with"),
-    "no-masks": Kind("refused", "the config trains or evaluates masks; use a config without them"),
+    "no-masks": Kind("refused", "the config trains or evaluates masks; --classes auto --boxes-only removes them"),
     # -- annotations
     "unknown-image-id": Kind("repaired", "annotation dropped"),
     "unknown-category-id": Kind("repaired", "annotation dropped"),
