@@ -20,6 +20,7 @@ def _as_before():
     torch.backends.cudnn.deterministic = False
 
 
+@pytest.mark.slow
 def test_two_runs_have_the_same_losses(data, tmp_path, _as_before):
     """Without a seed in the command."""
     for name in ("deterministic-a", "deterministic-b"):
@@ -53,6 +54,7 @@ class Undetermined(Hook):
         torch.zeros(3).put_(torch.tensor([0, 0]), torch.ones(2))
 
 
+@pytest.mark.long
 def test_an_operator_without_a_deterministic_form_is_named(data, tmp_path, fail, _as_before):
     config = tmp_path / "config.py"
     config.write_text(f"_base_ = {str(CONFIG)!r}\ncustom_hooks = [dict(type='Undetermined')]\n")

@@ -346,7 +346,7 @@ def test_the_runner_reads_no_objects_but_those_of_trainings(tmp_path, protocol):
     """The runner itself would run their code."""
     from mmengine.logging import HistoryBuffer
 
-    content = {"state_dict": TWINS["RevCol"].state_dict(), "message_hub": {"loss": HistoryBuffer([1.0])}}
+    content = {"state_dict": TWINS["RevCol"].state_dict(), "message_hub": {"loss": HistoryBuffer([1.0], [1])}}
     torch.save(content, tmp_path / "c.pth", pickle_protocol=protocol)
     assert "state_dict" in read_of_training(str(tmp_path / "c.pth"), for_runner=True)
     attribute = call(
