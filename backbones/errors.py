@@ -11,3 +11,11 @@ class CheckpointError(SetupError):
 
 class BrokenImagesError(RuntimeError):
     """Too many images of a training cannot be read."""
+
+
+class NotSavedError(RuntimeError):
+    """A checkpoint cannot be written, or does not hold what was written."""
+
+
+class BadLossError(RuntimeError):
+    """The loss of a training is not a number, or infinite."""

@@ -144,7 +144,7 @@ class ResNet(nn.Module):
         Its convolution sums 147 pixels with weights of variance 1. In half precision pixels of 6000 would overflow; the
         norm behind it makes any sum small again.
         """
-        if not torch.is_autocast_enabled(x.device.type):
+        if x.is_meta or not torch.is_autocast_enabled(x.device.type):  # the meta device has no autocast
             return self.stem(x)
         with torch.autocast(x.device.type, enabled=False):
             return self.stem(x.float())

@@ -26,7 +26,7 @@ from .base import DenseBackbone, Part
 from .checkpoints import CheckpointError
 from .checks import are_wholes, check_flag, is_whole
 from .layers import ChannelsLastConv2d, Linear, drop_path_rates, drop_path_scale, linear
-from .reversible import largest_safe_run, run_columns
+from .reversible import Run, call, largest_safe_run, run_columns, smallest_scales
 
 LEVELS = 4
 INITIAL_SHORTCUT = 0.5
@@ -81,7 +81,7 @@ class ConvNeXtBlock(nn.Module):
             branch = torch.cat(parts).view(y.shape)
         else:
             branch = mlp(y)
-        return x + branch if scale is None else torch.addcmul(x, branch, scale)
+        return x + branch if scale is None else torch.addcmul(x, branch, scale.to(x.dtype))
 
 
 class Upsample(nn.Module):
@@ -128,7 +128,7 @@ class Fusion(nn.Module):
 
 
 class Level(nn.Module):
-    """F_l of a column: fusion, then blocks."""
+    """F_l of a column: fusion, then blocks, the way ``backbones.reversible`` runs them."""
 
     def __init__(
         self, channels: Sequence[int], level: int, depth: int, kernel_size: int, sources: Sequence[int]
@@ -137,7 +137,11 @@ class Level(nn.Module):
         self.fusion = Fusion(channels, level, sources)
         self.blocks = nn.ModuleList(ConvNeXtBlock(channels[level], kernel_size) for _ in range(depth))
 
-    def forward(self, scales: Sequence[Tensor | None], down: Tensor, *ups: Tensor) -> Tensor:
+    def forward(self, scales: Sequence[Tensor | None], down: Tensor, *ups: Tensor, run: Run = call) -> Tensor:
+        return run(self.branch, scales, down, *ups)
+
+    def branch(self, scales: Sequence[Tensor | None], down: Tensor, *ups: Tensor) -> Tensor:
+        """F_l itself."""
         x = self.fusion(down, *ups)
         for i, block in enumerate(self.blocks):
             x = block(x, scales[i])
@@ -161,6 +165,9 @@ class Column(nn.Module):
         for l in range(LEVELS):
             self.register_parameter(f"alpha{l}", nn.Parameter(torch.full((1, channels[l], 1, 1), INITIAL_SHORTCUT)))
             self.add_module(f"level{l}", Level(channels, l, depths[l], kernel_size, self.sources[l]))
+
+    def forward(self, run: Run, stem: Tensor, *previous: Tensor) -> list[Tensor]:
+        return run(self.levels, self.shortcuts(), stem, previous)
 
     @property
     def levels(self) -> list[nn.Module]:
@@ -306,13 +313,18 @@ class RevCol(DenseBackbone):
         stem = self.stem(x.permute(0, 2, 3, 1))
         for column in self.columns if self.training else ():
             column.clamp_shortcuts()
+        reversible, keep_every = self.reversible and torch.is_grad_enabled(), self.keep_every
+        if isinstance(keep_every, str):
+            keep_every = 1
+            if reversible and not torch.compiler.is_compiling():
+                smallest = smallest_scales([column.alphas for column in self.columns])
+                keep_every = largest_safe_run(smallest.clamp(min=MIN_SHORTCUT), stem)
         return run_columns(
             self.columns,
             stem,
-            shortcuts=[column.shortcuts() for column in self.columns],
             branch_scales=[self._draw_drop_path(stem) for _ in self.columns],
-            reversible=self.reversible and torch.is_grad_enabled(),
-            keep_every=self.keep_every,
+            reversible=reversible,
+            keep_every=keep_every,
             wanted=wanted,
         )
 
@@ -325,8 +337,8 @@ class RevCol(DenseBackbone):
 
     def memory_modes(self) -> dict[str, dict[str, Any]]:
         """Reversible with ``keep_every`` 1, 4, the present one, and the one that ``'auto'`` starts training with."""
-        start = [[torch.tensor([INITIAL_SHORTCUT])]] * self.num_columns
-        auto = largest_safe_run(start, start[0][0])
+        start = torch.full((self.num_columns,), INITIAL_SHORTCUT)
+        auto = largest_safe_run(start, start)
         runs = {4, auto} | ({self.keep_every} if isinstance(self.keep_every, int) else set())
         return {
             "plain": dict(reversible=False),

@@ -4,7 +4,7 @@ This knows no RevCol, only the equation of a column,
 
     c_l = F_l(d_l, p_j, ...) + a_l * p_l        with d_0 = s, d_l = c_{l-1} and every source j > l,
 
-where s is the stem, p are the previous column's maps and c this column's. Two laws (a *set* is one column's maps):
+where s is the stem, p are the previous column's maps and c this column's. Three laws (a *set* is one column's maps):
 
 *memory*: the activations inside a level are recomputed from the maps when its gradient is due, and released before the
 next level. A step holds one level's activations, and every ``keep_every``-th set of maps; the sets between
@@ -12,49 +12,63 @@ are recovered by undoing columns, ``p_l = (c_l - F_l) / a_l`` from the coarsest 
 
 *rounding*: with ``keep_every=1`` nothing is undone and the gradients are those of ordinary autograd. Undoing a column
 divides by the shortcut scale and feeds recovered maps to F, so an error grows up to ``2 * max |1 / a|``-fold with each.
+
+*modules*: every column, level and block is entered through ``__call__``, and parameters join the graph inside it, by
+ordinary operations of autograd. What a wrapper hangs on a module (FSDP gathers parameters before its forward and
+before its backward, DDP waits for gradients) therefore happens as in any network. A level runs again inside its own
+call, after the gradient of its output has arrived, so its parameters are there; the same run gives the activations and
+undoes the column. Nothing outside a column's forward reads its parameters, save the smallest shortcut scale.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, Protocol
 
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
-from torch.func import functional_call
-from torch.utils.checkpoint import checkpoint
+from torch.utils.checkpoint import checkpoint, set_checkpoint_early_stop
 
 AUTO_BOUND = 1e-4  # largest predicted relative error of the gradients that keep_every='auto' accepts
 
 # F draws nothing itself, so there is no random state to restore.
 CHECKPOINT: dict[str, Any] = dict(use_reentrant=False, preserve_rng_state=False)
 
+Run = Callable[..., Any]
+
+
+def call(function: Callable[..., Any], *args: Any) -> Any:
+    """``function(*args)``: how a column and its levels run by themselves."""
+    return function(*args)
+
 
 class Column(Protocol):
-    """Protocol of a column.
+    """Protocol of a column, a module.
+
+    ``column(run, stem, *previous)`` returns ``run(levels, shortcuts, stem, previous)``: ``levels`` are F_0, F_1, ... as
+    modules, ``shortcuts`` are ``a_l``, ``(C_l,)``, nowhere zero.
+
+    ``level(scales, d_l, p_j, ..., run=run)`` returns ``run(F_l, scales, d_l, p_j, ...)``. F_l is deterministic, every
+    random draw coming in through ``scales``.
 
     Attributes:
-        levels: F_0, F_1, ... as modules called with (branch_scales, d_l, p_j, ...); deterministic, every random draw
-            coming in through ``branch_scales``.
         sources: For each level, the indices j of the previous maps that its F takes, all larger than l.
     """
 
     @property
-    def levels(self) -> Sequence[nn.Module]: ...
-
-    @property
     def sources(self) -> Sequence[Sequence[int]]: ...
+
+    def __call__(self, run: Run, stem: Tensor, *previous: Tensor) -> list[Tensor]: ...
 
 
 def run_columns(
     columns: Sequence[Column],
     stem: Tensor,
-    shortcuts: Sequence[Sequence[Tensor]],
     branch_scales: Sequence[Sequence[Any]],
     reversible: bool,
-    keep_every: int | str = 1,
+    keep_every: int = 1,
     wanted: Sequence[int] = (),
 ) -> tuple[list[Tensor], list[Tensor]]:
     """Runs all columns and returns the maps of the last one, and the coarsest maps of the columns in ``wanted``.
@@ -62,64 +76,82 @@ def run_columns(
     Args:
         columns: From left to right.
         stem: ``s``, channels last.
-        shortcuts: ``a_l`` of each column, ``(C_l,)``, nowhere zero.
         branch_scales: For each column and level, the draws that its F takes.
         reversible: Rebuild activations in backward; False is ordinary autograd.
-        keep_every: k >= 1 keeps the maps of every k-th column, counted from the last; ``'auto'`` lets
-            ``largest_safe_run`` choose k. Under ``torch.compile`` every k acts as 1.
+        keep_every: k >= 1 keeps the maps of every k-th column, counted from the last. Under ``torch.compile`` every k
+            acts as 1.
         wanted: Indices of columns, increasing.
     """
     coarsest: list[Tensor] = []
     # Before the first column all maps are zero. As a tensor, they give its shortcuts a gradient, which is zero too.
-    previous = [stem.new_zeros(1)] * len(shortcuts[0])
+    previous = [stem.new_zeros(1)] * len(columns[0].sources)
     if torch.compiler.is_compiling() or not reversible:
         keep_every = 1
-    if isinstance(keep_every, str):
-        keep_every = largest_safe_run(shortcuts, stem)
-    if keep_every == 1:
-        for i, (column, scales, shortcut) in enumerate(zip(columns, branch_scales, shortcuts, strict=True)):
-            previous = _run_column(column, scales, stem, previous, shortcut, recompute=reversible)
-            if i in wanted:
-                coarsest.append(previous[-1])
-        return previous, coarsest
-
-    before = _Handover()
-    before_kept = True
-    for i, (column, scales, shortcut) in enumerate(zip(columns, branch_scales, shortcuts, strict=True)):
-        here, kept = _Handover(), (len(columns) - 1 - i) % keep_every == 0
-        parameters = [p for level in column.levels for p in level.parameters()]
-        link = _Link(column, scales, before, here, before_kept, kept)
-        previous = list(_InvertibleColumn.apply(link, stem, *previous, *shortcut, *parameters))
-        before, before_kept = here, kept
+    maps: list[_Map] | None = None  # of the previous column, unless its maps are kept
+    for i, (column, scales) in enumerate(zip(columns, branch_scales, strict=True)):
+        if keep_every == 1:
+            run: Run = partial(_run_column, column.sources, scales, reversible)
+        else:
+            here = [_Map() for _ in column.sources]
+            kept = (len(columns) - 1 - i) % keep_every == 0
+            run = partial(_run_invertible_column, column.sources, scales, maps, here, kept)
+            maps = None if kept else here
+        previous = column(run, stem, *previous)
         if i in wanted:
             coarsest.append(previous[-1])
     return previous, coarsest
 
 
 def _run_column(
-    column: Column,
+    all_sources: Sequence[Sequence[int]],
     scales: Sequence[Any],
+    recompute: bool,
+    levels: Sequence[nn.Module],
+    shortcuts: Sequence[Tensor],
     stem: Tensor,
     previous: Sequence[Tensor],
-    shortcut: Sequence[Tensor],
-    recompute: bool,
 ) -> list[Tensor]:
+    run = partial(checkpoint, **CHECKPOINT) if recompute else call
     feats: list[Tensor] = []
     down = stem
-    for l, (level, sources) in enumerate(zip(column.levels, column.sources, strict=True)):
-        inputs = (scales[l], down, *(previous[j] for j in sources))
+    for l, (level, sources) in enumerate(zip(levels, all_sources, strict=True)):
         # The shortcut stays outside: recomputation ends with the last activation that F's gradient needs, before F's
         # last layer has run again.
-        branch: Any = checkpoint(level, *inputs, **CHECKPOINT) if recompute else level(*inputs)
-        down = torch.addcmul(branch, shortcut[l], previous[l])
+        branch = level(scales[l], down, *(previous[j] for j in sources), run=run)
+        down = torch.addcmul(branch, shortcuts[l], previous[l])
         feats.append(down)
     return feats
 
 
-def largest_safe_run(shortcuts: Sequence[Sequence[Tensor]], stem: Tensor) -> int:
-    """The largest ``keep_every`` whose ``predicted_error`` stays under ``AUTO_BOUND``; at least 1."""
-    # (columns,), fetched from the device at once: the smallest scale of a column decides.
-    smallest = torch.stack([torch.cat([a.detach() for a in column]).abs().min() for column in shortcuts])
+def smallest_scales(columns: Sequence[Sequence[Tensor]]) -> Tensor:
+    """The smallest ``|a|`` of each column, ``(columns,)``, over all ranks if the parameters are sharded.
+
+    Args:
+        columns: The shortcut parameters of each column, ``(1, C_l, 1, 1)``, or this rank's shards of them.
+    """
+    flat = [a.detach() for column in columns for a in column]
+    # FSDP2 shards into tensors that know their local part, FSDP1 into one dimension. A part may be empty.
+    sharded = any(hasattr(a, "to_local") or a.ndim == 1 for a in flat)
+    infinity = torch.full((1,), torch.inf, device=flat[0].device)
+    smallest = torch.stack(
+        [torch.cat([infinity, *(_local(a.detach()).flatten().abs() for a in column)]).min() for column in columns]
+    )
+    if sharded:
+        dist.all_reduce(smallest, dist.ReduceOp.MIN)
+    return smallest
+
+
+def _local(a: Any) -> Tensor:
+    return a.to_local() if hasattr(a, "to_local") else a
+
+
+def largest_safe_run(smallest: Tensor, stem: Tensor) -> int:
+    """The largest ``keep_every`` whose ``predicted_error`` stays under ``AUTO_BOUND``; at least 1.
+
+    Args:
+        smallest: ``smallest_scales``.
+        stem: A tensor of the device and precision in use.
+    """
     device = stem.device.type
     dtypes = [stem.dtype] + ([torch.get_autocast_dtype(device)] if torch.is_autocast_enabled(device) else [])
     eps = max(torch.finfo(dtype).eps for dtype in dtypes)
@@ -148,104 +180,181 @@ def predicted_error(smallest_scales: Sequence[float], keep_every: int, eps: floa
     return worst
 
 
-class _Handover:
-    """Carries a column's recovered maps from the backward of the next column to its own, which empties the list."""
+class _Map:
+    """A map as backward sees it: empty, until the undoing of the next column recovers it; emptied at its last use."""
 
-    maps: list[Any]
+    value: Tensor | None = None
+    recover: Callable[[], Tensor] | None = None
+
+    def get(self) -> Tensor:
+        """The map, recovered on the spot if the gradient of the next column has not come this way."""
+        if self.value is None:
+            if self.recover is None:
+                raise RuntimeError(
+                    "keep_every > 1 recovers the maps of a column from the last one's, which this loss does not depend "
+                    "on; add the last column's maps to the loss, or use keep_every=1"
+                )
+            self.value = self.recover()
+        return self.value
 
 
-@dataclass
-class _Link:
-    """One column's place in the chain."""
+def _run_invertible_column(
+    all_sources: Sequence[Sequence[int]],
+    scales: Sequence[Any],
+    before: list[_Map] | None,
+    here: list[_Map],
+    kept: bool,
+    levels: Sequence[nn.Module],
+    shortcuts: Sequence[Tensor],
+    stem: Tensor,
+    previous: Sequence[Tensor],
+) -> list[Tensor]:
+    """``_run_column`` whose backward recovers the previous column's maps, ``before``, unless they are kept (None).
 
-    column: Column
-    scales: Sequence[Any]
-    before: _Handover  # to the previous column, unless its maps are kept
-    here: _Handover  # from the next column, unless this one's maps are kept
-    before_kept: bool
-    kept: bool
+    Args:
+        all_sources: Of each level.
+        scales: For each level, the draws that its F takes.
+        before: The previous column's maps.
+        here: This column's maps.
+        kept: Whether backward keeps this column's maps; otherwise the next column's backward fills ``here``.
+        levels: F of each level.
+        shortcuts: ``a_l``.
+        stem: ``s``.
+        previous: The previous column's maps as they are now.
+    """
+    feats: list[Tensor] = []
+    down, down_map = stem, None
+    for l, (level, sources) in enumerate(zip(levels, all_sources, strict=True)):
+        inputs = (down, *(previous[j] for j in sources))
+        maps = [down_map, *(before[j] if before else None for j in sources)]
+        if before is None:
+            branch = level(scales[l], *inputs, run=partial(_recompute, maps, here[l], None))
+            down = torch.addcmul(branch, shortcuts[l], previous[l])
+        else:
+            a = shortcuts[l].detach().clone()  # the parameter may have changed, or left this rank, until backward
+            undo = partial(_undo, here[l], a, before[l], before[l + 1 :])
+            before[l].recover = _recovery(level, scales[l], inputs, maps, here[l], a)
+            # Made before F runs, so that autograd, which goes backwards, needs the map only after F has recovered it.
+            product = _Product.apply(before[l], a, shortcuts[l], previous[l])
+            branch = level(scales[l], *inputs, run=partial(_recompute, maps, here[l], undo))
+            down = _Add.apply(branch, product, a, previous[l].detach())
+        down_map = None if kept else here[l]
+        feats.append(down)
+    return list(_Keep.apply(here, *feats)) if kept and before else feats
 
 
-class _InvertibleColumn(torch.autograd.Function):
-    """One column as a node of the autograd graph. All its parameters are inputs, and their gradients are returned."""
+def _recompute(
+    maps: Sequence[_Map | None],
+    here: _Map,
+    undo: Callable[[Tensor], None] | None,
+    function: Callable[..., Tensor],
+    scales: Any,
+    *inputs: Tensor,
+) -> Tensor:
+    """``function(scales, *inputs)``, which backward runs again to the end, then ``undo`` with its output.
+
+    Args:
+        maps: For each input, the map that backward takes in its place; None keeps the input.
+        here: The map of this level, whose last use this is.
+        undo: Recovers the previous column's map.
+        function: F.
+        scales: The draws that F takes.
+        inputs: As F takes them; a wrapper of the level may have cast them.
+    """
+    now = list(inputs)  # emptied below: what this function holds, backward keeps
+    kinds = [(x.dtype, x.requires_grad) for x in inputs]
+
+    def run(*kept: Tensor | None) -> Tensor:
+        if now:
+            return function(scales, *now)
+        again = [
+            x if m is None else m.get().detach().to(dtype).requires_grad_(requires_grad)
+            for x, m, (dtype, requires_grad) in zip(kept, maps, kinds, strict=True)
+        ]
+        out = function(scales, *again)
+        with torch.no_grad():
+            if undo:
+                undo(out)
+        here.value = None
+        return out
+
+    with set_checkpoint_early_stop(False):
+        out = checkpoint(run, *(x if m is None else None for x, m in zip(inputs, maps, strict=True)), **CHECKPOINT)
+    now.clear()
+    return out
+
+
+def _undo(here: _Map, a: Tensor, before: _Map, coarser: Sequence[_Map], branch: Tensor) -> None:
+    for m in coarser:  # in this order; nearly always they are there
+        m.get()
+    before.value = (here.get() - branch) / a
+
+
+def _recovery(
+    level: nn.Module, scales: Any, inputs: Sequence[Tensor], maps: Sequence[_Map | None], here: _Map, a: Tensor
+) -> Callable[[], Tensor]:
+    """Undoes one level without a gradient, for a backward that does not pass through it."""
+    kept = [x.detach() if m is None else None for x, m in zip(inputs, maps, strict=True)]
+    device = inputs[0].device.type
+    autocast = partial(
+        torch.autocast,
+        device,
+        enabled=torch.is_autocast_enabled(device),
+        dtype=torch.get_autocast_dtype(device),
+        cache_enabled=False,  # casts made here know no gradient
+    )
+
+    def recover() -> Tensor:
+        with torch.no_grad(), autocast():
+            branch = level(scales, *(m.get() if m else x for x, m in zip(kept, maps, strict=True)), run=call)
+            return (here.get() - branch) / a
+
+    return recover
+
+
+class _Product(torch.autograd.Function):
+    """The gradients of ``a * p``, of which forward makes a stand-in without memory."""
 
     @staticmethod
-    def forward(ctx: Any, link: _Link, stem: Tensor, *tensors: Tensor) -> tuple[Tensor, ...]:
-        n = len(link.column.sources)
-        previous, shortcut = tensors[:n], tensors[n : 2 * n]
-        ctx.link = link
-        device = stem.device.type
-        # Casts made here know no gradient and must not be cached (torch 2.4 would): the region may hold other forwards.
-        ctx.autocast = partial(
-            torch.autocast,
-            device,
-            enabled=torch.is_autocast_enabled(device),
-            dtype=torch.get_autocast_dtype(device),
-            cache_enabled=False,
-        )
-        with ctx.autocast():
-            feats = _run_column(link.column, link.scales, stem, previous, shortcut, recompute=False)
-        ctx.save_for_backward(stem, *shortcut, *(previous if link.before_kept else ()), *(feats if link.kept else ()))
-        return tuple(feats)
+    def forward(ctx: Any, before: _Map, a: Tensor, shortcut: Tensor, previous: Tensor) -> Tensor:
+        ctx.before = before
+        ctx.save_for_backward(a)
+        return previous.new_empty(1).expand_as(previous)
 
     @staticmethod
     @torch.autograd.function.once_differentiable
-    def backward(ctx: Any, *out_grads: Tensor) -> tuple[Any, ...]:  # pyright: ignore[reportIncompatibleMethodOverride]
-        link: _Link = ctx.link
-        n = len(link.column.sources)
-        stem, *saved = ctx.saved_tensors
-        shortcut, saved = saved[:n], saved[n:]
-        # Lists over the levels whose entries come and go; level 3 is undone first.
-        previous: list[Any] = saved[:n] if link.before_kept else [None] * n
-        feats: list[Any] = saved[-n:] if link.kept else link.here.maps
-        grads: list[Any] = list(out_grads)
-        previous_grads: list[Any] = [None] * n
-        shortcut_grads: list[Any] = [None] * n
-        parameter_grads: list[Any] = [None] * n
-        stem_grad = None
-        for l in reversed(range(n)):
-            sources = link.column.sources[l]
-            inputs = (stem if l == 0 else feats[l - 1], *(previous[j] for j in sources))
-            wanted = [l > 0 or ctx.needs_input_grad[1], *([True] * len(sources))]
-            with ctx.autocast():
-                branch, input_grads, parameter_grads[l] = _level_gradients(
-                    link.column.levels[l], link.scales[l], inputs, wanted, grads[l]
-                )
-            if not link.before_kept:
-                previous[l] = (feats[l] - branch) / shortcut[l]
-            feats[l] = branch = None  # their last use
-
-            shortcut_grads[l] = (grads[l] * previous[l]).sum_to_size(shortcut[l].shape)
-            previous_grads[l] = _sum(previous_grads[l], grads[l] * shortcut[l])
-            for j, grad in zip(sources, input_grads[1:], strict=True):
-                previous_grads[j] = _sum(previous_grads[j], grad)
-            if l > 0:
-                grads[l - 1] = _sum(grads[l - 1], input_grads[0])
-            else:
-                stem_grad = input_grads[0]
-            grads[l] = None
-        if not link.before_kept:
-            link.before.maps = previous
-        previous_grads = [g if ctx.needs_input_grad[2 + l] else None for l, g in enumerate(previous_grads)]
-        return None, stem_grad, *previous_grads, *shortcut_grads, *(g for grads in parameter_grads for g in grads)
+    def backward(ctx: Any, grad: Tensor) -> tuple[Any, ...]:  # pyright: ignore[reportIncompatibleMethodOverride]
+        (a,) = ctx.saved_tensors
+        return None, None, (grad * ctx.before.get()).sum_to_size(a.shape), grad * a
 
 
-def _level_gradients(
-    level: nn.Module, scales: Any, inputs: Sequence[Tensor], wanted: Sequence[bool], out_grad: Tensor
-) -> tuple[Tensor, list[Any], list[Any]]:
-    """Recomputes one level: ``(its output, the gradients of the wanted inputs, those of its parameters)``."""
-    # Detached copies of the parameters (sharing memory): hooks on the real ones then fire once, when autograd hands
-    # them the gradients that are returned here.
-    parameters = {name: p.detach().requires_grad_(p.requires_grad) for name, p in level.named_parameters()}
-    leaves = [x.detach().requires_grad_(w) for x, w in zip(inputs, wanted, strict=True)]
-    with torch.enable_grad():
-        out = functional_call(level, parameters, (scales, *leaves))
-    candidates = [*leaves, *parameters.values()]
-    targets = [t for t in candidates if t.requires_grad]
-    found = iter(torch.autograd.grad(out, targets, out_grad.to(out.dtype)) if targets else ())
-    grads = [next(found) if t.requires_grad else None for t in candidates]
-    return out.detach(), grads[: len(leaves)], grads[len(leaves) :]
+class _Add(torch.autograd.Function):
+    """``branch + a * p``, whose gradient for the product goes to ``_Product``."""
+
+    @staticmethod
+    def forward(ctx: Any, branch: Tensor, product: Tensor, a: Tensor, previous: Tensor) -> Tensor:
+        return torch.addcmul(branch, a, previous)
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Any, ...]:  # pyright: ignore[reportIncompatibleMethodOverride]
+        return grad, grad, None, None
 
 
-def _sum(a: Tensor | None, b: Tensor) -> Tensor:
-    return b if a is None else a + b
+class _Keep(torch.autograd.Function):
+    """Keeps a column's maps until its backward begins, which puts them where the recomputation looks for them."""
+
+    @staticmethod
+    def forward(ctx: Any, maps: Sequence[_Map], *feats: Tensor) -> tuple[Tensor, ...]:
+        ctx.maps = maps
+        ctx.set_materialize_grads(False)
+        kept = tuple(feat.detach() for feat in feats)
+        ctx.save_for_backward(*kept)
+        return kept
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, *grads: Tensor | None) -> tuple[Any, ...]:  # pyright: ignore[reportIncompatibleMethodOverride]
+        for m, value in zip(ctx.maps, ctx.saved_tensors, strict=True):
+            m.value = value
+        return None, *grads

@@ -3,7 +3,7 @@
 Run:    python tools/train.py configs/revcol_fasterrcnn_small.py --data-root FOLDER --classes auto
 
 Assumes about a hundred images, and objects of 12 pixels and more at 320 pixels.
-Result: box AP50 .834 on 40 held-out microscope photographs after training on 100; see docs/RESULTS.md.
+Result: box AP50 .834 on 40 held-out microscope photographs after training on 100, 9 minutes; see docs/RESULTS.md.
 """
 
 _base_ = "./revcol_maskrcnn_sample.py"

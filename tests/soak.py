@@ -16,7 +16,7 @@ import torch
 
 ROOT = Path(__file__).resolve().parent.parent
 SUBJECTS = ("revcol-1", "revcol-3", "cait-maskrcnn")  # RevCol with keep_every 1 and 3
-SAMPLES = 150  # of a run
+SAMPLES = 24  # of a run; each takes half a second
 WARM_UP = 0.3  # share of a run; the allocator of the system settles
 ROOM = 0.02  # growth of the resident memory that is taken for noise
 CONFIG = """
@@ -87,7 +87,7 @@ def train_backbone(steps: int, keep_every: int) -> list[dict[str, int]]:
     sizes = torch.Generator().manual_seed(0)
     samples = []
     for step in range(steps):
-        height, width = (int(n) for n in torch.randint(48, 161, (2,), generator=sizes))
+        height, width = (int(n) for n in torch.randint(32, 97, (2,), generator=sizes))
         loss = sum(f.square().mean() for f in net.train()(torch.rand(2, 3, height, width)))
         optimizer.zero_grad()
         loss.backward()

@@ -17,7 +17,8 @@ from test_resumable import Losses  # also registers the model
 from test_tools import options
 from tool_runs import ROOT, run
 
-from backbones.engine.broken_images import report_broken_images, save_state
+from backbones.engine.broken_images import report_broken_images
+from backbones.engine.interruptions import save_stopped
 from backbones.engine.resumable import make_resumable
 from backbones.errors import BrokenImagesError
 
@@ -111,16 +112,12 @@ def test_more_than_one_percent_of_an_epoch_stops_the_training(by_epoch, tmp_path
     with pytest.raises(BrokenImagesError, match="3 of 200 images could not be read, more than 1%"):
         runner.train()
     assert runner.iter < 10
-    sentence = save_state(runner)
-    path = tmp_path / "work" / f"stopped_iter_{runner.iter}.pth"
+    path = save_stopped(runner)
+    assert path == str(tmp_path / "work" / f"stopped_iter_{runner.iter}.pth")
     saved = torch.load(path, weights_only=False)
-    if by_epoch:  # --resume would repeat the begun epoch
-        assert sentence == f"--resume continues from the last whole epoch; the weights up to here are in {path}"
-        assert "optimizer" not in saved
-    else:
-        assert sentence == f"--resume {path} continues from here"
-        assert saved["meta"]["iter"] == runner.iter == len(Losses.log)
-        assert saved["optimizer"]["state"]
+    assert saved["meta"]["iter"] == runner.iter == len(Losses.log)
+    assert saved["meta"].get("batches", runner.iter) == runner.iter
+    assert saved["optimizer"]["state"]
 
 
 def test_folder_that_vanishes_stops_the_training(tmp_path):
@@ -156,4 +153,4 @@ def test_train_keeps_a_checkpoint_and_says_how_to_go_on(data, tmp_path):
     assert re.match(r"\d+ (of 8 images could not be read|images in a row cannot be read)", message)
     assert "Traceback" not in result.stderr
     (checkpoint,) = work.glob("stopped_iter_*.pth")
-    assert f"--resume continues from the last whole epoch; the weights up to here are in {checkpoint}" in message
+    assert f"the state is saved as {checkpoint}, --resume goes on" in message

@@ -141,6 +141,7 @@ def test_torch_beside_the_interpreter_and_no_network(checkout, tmp_path):
     assert "the Python package index cannot be reached" in output and "pip config list" in output
 
 
+@pytest.mark.long
 def test_wheels_that_do_not_fit_then_repair(checkout, site, tmp_path):
     """Everything is borrowed from the environment that runs this test, but mmcv is a broken one at first."""
     (site / "lender.pth").write_text(sysconfig.get_path("purelib"))

@@ -1,6 +1,7 @@
 """Labelled folders in any config: layouts, splits, numbers of classes, and box-only data."""
 
 import json
+import re
 import shutil
 import time
 from pathlib import Path
@@ -12,12 +13,14 @@ import torch
 from conftest import SHARED
 from mmengine.config import Config
 from mmengine.registry import init_default_scope
-from tool_runs import verb
+from test_tools import SMALL as SMALL_DETECTOR
+from tool_runs import ROOT, verb
 
 from backbones.config.hosts import find_config
 from backbones.config.lookup import import_host
 from backbones.config.own_data import choose_classes, own_data_changes, task_of
 from backbones.config.write import delta
+from backbones.datasets.doctor import page
 from backbones.datasets.layouts import Labelled, Split, find_layout
 from backbones.usage import UsageError
 
@@ -27,6 +30,15 @@ ONE_PROCESS = [
     for option in (f"{loop}_dataloader.num_workers=0", f"{loop}_dataloader.persistent_workers=False")
 ]
 SMALL = ["train_dataloader.dataset.indices=4", "val_dataloader.dataset.indices=2", *ONE_PROCESS]
+PIPELINE = "train_dataloader.dataset.pipeline"
+SMALL_MODEL = {
+    **{key: value for key, value in SMALL_DETECTOR.items() if key.startswith("model.")},
+    f"{PIPELINE}.2.scales": "[(96,96)]",
+    "val_dataloader.dataset.pipeline.1.scale": "(96,96)",
+    "test_dataloader.dataset.pipeline.1.scale": "(96,96)",
+    "train_cfg.max_epochs": 1,
+    "param_scheduler.0.end": 2,
+}
 RCNN = "model.roi_head"
 NUMBERS = {  # stock config: places of the numbers of classes
     "mmdet::retinanet/retinanet_r50_fpn_1x_coco.py": ["model.bbox_head.num_classes"],
@@ -35,7 +47,7 @@ NUMBERS = {  # stock config: places of the numbers of classes
         *(f"{RCNN}.bbox_head.{i}.num_classes" for i in range(3)),
         f"{RCNN}.mask_head.num_classes",
     ],
-    "mmdet::htc/htc_r50_fpn_1x_coco.py": [  # its semantic head has the 183 classes of COCO-stuff
+    "mmdet::htc/htc-without-semantic_r50_fpn_1x_coco.py": [
         *(f"{RCNN}.bbox_head.{i}.num_classes" for i in range(3)),
         *(f"{RCNN}.mask_head.{i}.num_classes" for i in range(3)),
     ],
@@ -140,7 +152,7 @@ def test_panoptic_heads_get_things_and_stuff():
 def test_mask_branch_without_masks_is_refused_or_removed():
     name = "mmdet::cascade_rcnn/cascade-mask-rcnn_r50_fpn_1x_coco.py"
     data = labelled("detection", has_masks=False)
-    with pytest.raises(UsageError, match="the data have boxes, but no masks.*--boxes-only removes it"):
+    with pytest.raises(UsageError, match="objects of the data have boxes, but no masks.*--boxes-only removes it"):
         own_data_changes(stock(name), data, data.classes)
     cfg = with_own_data(stock(name), data, boxes_only=True)
     assert (cfg.model.roi_head.mask_head, cfg.model.roi_head.mask_roi_extractor) == (None, None)
@@ -151,14 +163,32 @@ def test_mask_branch_without_masks_is_refused_or_removed():
         own_data_changes(stock("mmdet::solov2/solov2_r50_fpn_1x_coco.py"), data, data.classes, boxes_only=True)
 
 
-def test_drop_in_writes_the_classes(sample, tmp_path):
-    out = tmp_path / "own.py"
-    retinanet = "mmdet::retinanet/retinanet_r50_fpn_1x_coco.py"
-    verb("drop-in", retinanet, "--backbone", "RevCol", "--data-root", sample, "--classes", "auto", "-o", out)
-    cfg = Config.fromfile(out)
-    assert cfg.model.bbox_head.num_classes == 5
-    assert cfg.train_dataloader.dataset.data_root == str(sample)
-    assert cfg.train_dataloader.dataset.metainfo.classes == ("disc", "rectangle", "triangle", "star", "ring")
+def test_boxes_only_reaches_every_pipeline():
+    cfg = stock("mmdet::mask_rcnn/mask-rcnn_r50_fpn_1x_coco.py")
+    cfg.train_dataloader.dataset.pipeline.insert(2, dict(type="FilterAnnotations", by_mask=True))
+    cfg.custom_hooks = [dict(type="PipelineSwitchHook", switch_epoch=1, switch_pipeline=cfg.train_pipeline)]
+    data = labelled("detection", has_masks=False)
+    cfg = with_own_data(cfg, data, boxes_only=True)
+    assert cfg.custom_hooks[0].switch_pipeline[1].with_mask is False
+    assert cfg.train_dataloader.dataset.pipeline[2].by_mask is False
+    cfg = stock("mmdet::mask_rcnn/mask-rcnn_r50_fpn_1x_coco.py")
+    cfg.train_dataloader.dataset.pipeline.append(dict(type="CopyPaste"))
+    with pytest.raises(UsageError, match="CopyPaste in the pipeline cuts objects out by their masks; remove it"):
+        own_data_changes(cfg, data, data.classes, boxes_only=True)
+
+
+def test_semantic_branch_without_maps_is_refused():
+    data = labelled("detection")
+    with pytest.raises(UsageError, match="the data have none; take a config without it, such as.*htc-without-semantic"):
+        own_data_changes(stock("mmdet::htc/htc_r50_fpn_1x_coco.py"), data, data.classes)
+
+
+def test_rpn_has_no_classes():
+    cfg = stock("mmdet::faster_rcnn/faster-rcnn_r50_fpn_1x_coco.py")
+    cfg.train_dataloader.dataset.metainfo = dict(classes=("one",))
+    cfg.model.roi_head.bbox_head.num_classes = cfg.model.rpn_head.num_classes = 1
+    cfg = with_own_data(cfg, labelled("detection"))
+    assert (cfg.model.rpn_head.num_classes, cfg.model.roi_head.bbox_head.num_classes) == (1, 3)
 
 
 # ------------------------------------------------------------------------------------------------------------- layouts
@@ -189,6 +219,41 @@ def test_one_file_is_split_by_image_once(sample, tmp_path):
     with pytest.raises(UsageError, match=r"split_train.json exists with other content and is left alone"):
         find_layout(tmp_path, "detection", Split(0.5))
     assert (tmp_path / "labels.json").read_bytes() == before
+
+
+def test_few_masks_are_no_masks(sample, tmp_path):
+    shutil.copytree(sample, tmp_path / "data")
+    file = tmp_path / "data" / "annotations" / "instances_train2017.json"
+    content = json.loads(file.read_text())
+    for annotation in content["annotations"][1:]:
+        annotation["segmentation"] = []
+    file.write_text(json.dumps(content))
+    assert not find_layout(tmp_path / "data", "detection").has_masks
+    file.write_text(json.dumps({**content, "annotations": "none"}))
+    with pytest.raises(UsageError, match="missing-key"):
+        find_layout(tmp_path / "data", "detection")
+
+
+def test_index_masks_are_split(tmp_path):
+    from mmseg.datasets import BaseSegDataset
+
+    images(tmp_path / "images" / "a", ["0", "1"])
+    images(tmp_path / "images" / "b", ["2", "3"])
+    for file in (tmp_path / "images").rglob("*.jpg"):
+        mask = tmp_path / "annotations" / file.relative_to(tmp_path / "images").with_suffix(".png")
+        mask.parent.mkdir(parents=True, exist_ok=True)
+        cv2.imwrite(str(mask), np.zeros((40, 60), np.uint8))
+    with pytest.raises(UsageError, match="no classes.txt"):
+        find_layout(tmp_path, "segmentation")
+    (tmp_path / "classes.txt").write_text("sky\nsea\n")
+    found = find_layout(tmp_path, "segmentation", Split(0.5))
+    names = []
+    for part in (found.train, found.val):
+        settings = {key: value for key, value in part.items() if key != "type"}
+        for info in BaseSegDataset(**settings, metainfo=dict(classes=found.classes)):
+            assert Path(info["seg_map_path"]).is_file()
+            names.append(Path(info["img_path"]).relative_to(tmp_path / "images").as_posix())
+    assert (sorted(names), len(set(names[:2]))) == (["a/0.jpg", "a/1.jpg", "b/2.jpg", "b/3.jpg"], 2)
 
 
 def test_split_is_stratified_and_seeded():
@@ -278,46 +343,67 @@ def test_file_chooses_classes(tmp_path):
 # ----------------------------------------------------------------------------------------------------------- trainings
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::UserWarning")  # the hosts, while they train
-def test_detector_trains_on_boxes_and_then_on_other_classes(sample, tmp_path, fail, capsys):
-    folder = SHARED / "data" / "bccd_small"
-    if not folder.is_dir():
-        pytest.skip(f"the photographs are not there: {folder}")
-    config = "densebackbones::revcol_maskrcnn_sample.py"
-    assert "--boxes-only removes it" in fail("train", config, "--data-root", folder, "--classes", "auto")
-    options = ["train_cfg.max_epochs=1", "train_cfg.val_interval=1", *SMALL]
+def test_commands_of_the_learn_page_run(sample, tmp_path, fail, capsys, monkeypatch):
+    cells = SHARED / "data" / "bccd_small"
+    if not cells.is_dir():
+        pytest.skip(f"the photographs are not there: {cells}")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(page, "SAMPLES", 2)
+    text = (ROOT / "docs" / "learn" / "own-detection-data.md").read_text()
+    commands = [line.split() for line in re.findall(r"python tools/([^`\n]+)", text)]
+    verbs = "train test train check_data drop_in train predict export"
+    assert [words[0] for words in commands] == [f"{verb}.py" for verb in verbs.split()]
+    config = f"{ROOT}/configs/revcol_maskrcnn_finetune.py"
 
-    def train(data: Path, name: str, *more: str) -> None:
-        given = ("--classes", "auto", "--boxes-only", "--work-dir", tmp_path / name, "--cfg-options", *options, *more)
-        verb("train", config, "--data-root", data, *given)
+    def run(words: list[str], folder: Path, checkpoint: Path, *more: str) -> None:
+        names = {"FOLDER": folder, "CHECKPOINT": checkpoint, "CONFIG": config}
+        names |= {"configs/revcol_maskrcnn_finetune.py": config, "photographs": folder / "val2017"}
+        names |= {"work_dirs/my_config/epoch_12.pth": "work_dirs/my_config/epoch_1.pth"}
+        name = words[0].removesuffix(".py").replace("_", "-")
+        verb(name, *[names.get(word, word) for word in words[1:]], *more)
 
-    train(folder, "cells")
-    trained = torch.load(tmp_path / "cells" / "epoch_1.pth", weights_only=False)
+    def small(folder: str, mask: bool = True) -> list[str]:
+        kept = {key: value for key, value in SMALL_MODEL.items() if mask or "mask_" not in key}
+        return ["--work-dir", folder, "--cfg-options", *(f"{key}={value}" for key, value in kept.items()), *SMALL]
+
+    shapes, boxes = Path("shapes/epoch_1.pth"), Path("boxes/epoch_1.pth")
+    run(commands[0], sample, shapes, *small("shapes"))
+    run(commands[1], sample, shapes, *small("test"))
+    assert "--boxes-only removes it" in fail("train", config, "--data-root", cells, "--classes", "auto")
+    run(commands[2], cells, shapes, *small("boxes", mask=False), f"load_from={shapes}")
+    assert "but initialised: roi_head.bbox_head.fc_cls.weight (file (6, 32), model (4, 32))" in capsys.readouterr().err
+    trained = torch.load(boxes, weights_only=False)
     assert trained["state_dict"]["roi_head.bbox_head.fc_cls.weight"].shape[0] == 3 + 1
     assert trained["meta"]["dataset_meta"]["classes"] == ("RBC", "WBC", "Platelets")
-    train(sample, "shapes", f"load_from={tmp_path / 'cells' / 'epoch_1.pth'}")
-    assert (
-        "but initialised: roi_head.bbox_head.fc_cls.weight (file (4, 256), model (6, 256))" in capsys.readouterr().err
-    )
+    run(commands[3], sample, boxes)
+    run(commands[4], sample, boxes, "--arch", "nano")
+    assert Path("data.html").is_file()
+    cfg = Config.fromfile("my_config.py")
+    assert cfg.model.bbox_head.num_classes == 5
+    assert cfg.train_dataloader.dataset.data_root == str(sample)
+    assert cfg.train_dataloader.dataset.metainfo.classes == ("disc", "rectangle", "triangle", "star", "ring")
+    sizes = [f"{loop}_dataloader.dataset.pipeline.{i}.scale=(96,96)" for loop, i in (("train", 2), ("val", 1))]
+    run(commands[5], sample, boxes, "--cfg-options", "train_cfg.max_epochs=1", *sizes, *SMALL)
+    run(commands[6], sample, boxes, "--cfg-options", "test_dataloader.dataset.pipeline.1.scale=(96,96)")
+    assert len(list(Path("predictions/pictures").iterdir())) == 4
+    run(commands[7], sample, boxes)
+    assert Path("model.onnx").is_file()
 
 
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::UserWarning")  # the hosts, while they train
-@pytest.mark.parametrize(
-    ("config", "folder", "options"),
-    [
-        (
-            "densebackbones::revcol_upernet_overfit.py",
-            "coco_semantic_tiny",
-            ["train_cfg.max_iters=2", "train_cfg.val_interval=2", "train_dataloader.batch_size=2"],
-        ),
-        ("densebackbones::revcol_flowers.py", "flowers_small", ["train_cfg.max_epochs=1", "train_cfg.val_interval=1"]),
-    ],
-)
-def test_segmentor_and_classifier_train(config, folder, options, tmp_path):
-    if not (SHARED / "data" / folder).is_dir():
-        pytest.skip(f"the photographs are not there: {folder}")
-    given = ("--data-root", SHARED / "data" / folder, "--classes", "auto", "--work-dir", tmp_path)
-    schedules = Config.fromfile(find_config(config)).param_scheduler
-    ends = [f"param_scheduler.{i}.{key}={i + 1}" for i, s in enumerate(schedules) for key in ("end",) if key in s]
-    verb("train", config, *given, "--cfg-options", *options, *SMALL, *ends, "+param_scheduler.1.begin=1")
-    assert list(tmp_path.glob("*.pth"))
+def test_classifier_trains_on_folders_without_a_split(tmp_path):
+    photographs = SHARED / "data" / "flowers_small" / "train"
+    if not photographs.is_dir():
+        pytest.skip(f"the photographs are not there: {photographs}")
+    data = tmp_path / "flowers"
+    for flower in photographs.iterdir():
+        (data / flower.name).mkdir(parents=True)
+        for image in sorted(flower.iterdir())[:5]:
+            shutil.copy(image, data / flower.name)
+    given = ("--data-root", data, "--classes", "auto", "--work-dir", tmp_path / "work")
+    ends = ["param_scheduler.0.end=1", "param_scheduler.1.end=2", "param_scheduler.1.begin=1"]
+    short = ["train_cfg.max_epochs=1", "train_cfg.val_interval=1", *ends]
+    verb("train", "densebackbones::revcol_flowers.py", *given, "--cfg-options", *short, *SMALL)
+    assert (tmp_path / "work" / "epoch_1.pth").is_file()
+    assert [len((data / f"split_{name}.txt").read_text().splitlines()) for name in ("train", "val")] == [20, 5]

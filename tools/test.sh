@@ -10,13 +10,10 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
 bash tools/env.sh
 selection=(-m "not long")
-if [ "${1:-}" = quick ]; then
-    selection=(-m "not slow and not long")
-    shift
-elif [ "${1:-}" = long ]; then
-    selection=(-m long)
-    shift
-fi
+case "${1:-}" in
+quick) selection=(-m "not slow and not long") && shift ;;
+long) selection=(-m long) && shift ;;
+esac
 workers=$(nproc)         # before the next line, which nproc obeys
 export OMP_NUM_THREADS=1 # each process has a core of its own
 exec .venv/bin/python -m pytest -n "$workers" --dist loadfile --no-loadscope-reorder "${selection[@]}" "$@"

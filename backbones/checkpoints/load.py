@@ -127,7 +127,7 @@ def _check_kinds(
         if name in current
         and not (
             _has_values(value)
-            and value.ndim == current[name].ndim
+            and (value.ndim == current[name].ndim or not model.is_trunk_name(name))  # heads may be reset
             and value.is_floating_point() == current[name].is_floating_point()
             and not value.is_complex()
         )

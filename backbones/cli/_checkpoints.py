@@ -2,6 +2,7 @@
 
 import os
 import re
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,8 @@ from backbones.checkpoints import CheckpointError, find_weights, load_pretrained
 from backbones.checkpoints import read_checkpoint as weights_of
 from backbones.checks import is_whole
 from backbones.cli._runs import takes_published_weights
+from backbones.engine.safe_checkpoints import check
+from backbones.errors import NotSavedError
 from backbones.usage import UsageError, note
 
 # What mmengine pickles into the checkpoints of a training: a class, and some of its methods
@@ -141,18 +144,32 @@ def load_trained(model: nn.Module, checkpoint: dict[str, Any], path: str) -> Non
 
 
 def find_last_checkpoint(work_dir: str) -> str | None:
-    """The latest checkpoint of a work dir, or None if it holds none."""
-    marker = Path(work_dir, "last_checkpoint")  # written by mmengine after a checkpoint is complete
-    if marker.is_file():
-        last = Path(marker.read_text().strip())
-        if last.is_file():
-            return str(last)
-        if Path(work_dir, last.name).is_file():  # the work dir was moved
-            return str(Path(work_dir, last.name))
-        raise UsageError(f"{marker} names {last}, which does not exist; name another checkpoint: --resume PATH")
-    if any(Path(work_dir).glob("*.pth")):
-        raise UsageError(f"{work_dir} does not say which of its checkpoints is the latest; name it: --resume PATH")
-    return None
+    """The latest whole checkpoint of a work dir, or None if it holds none.
+
+    Raises:
+        UsageError: if no file or none but weights and broken files are left.
+    """
+    marker = Path(work_dir, "last_checkpoint")  # written after a checkpoint is complete
+    named = Path(marker.read_text().strip()) if marker.is_file() else Path()
+    for path in (named, Path(work_dir, named.name)):  # the second: the work dir was moved
+        with suppress(NotSavedError):
+            if named.name and path.exists():
+                check(path)
+                return str(path)
+    files = list(Path(work_dir).glob("*.pth"))
+    if not files and not marker.is_file():
+        return None
+    reason = f"{marker} names {named}, which does not exist or is not whole" if named.name else f"{marker} is missing"
+    steps = {}
+    for file in files:
+        with suppress(NotSavedError):
+            if "optimizer" in (checkpoint := check(file)):
+                steps[file] = checkpoint["meta"]["iter"]
+    if not steps:
+        raise UsageError(f"{reason}; name another checkpoint: --resume PATH")
+    newest = max(steps, key=steps.__getitem__)
+    note(f"{reason}; going on from {newest}, the latest whole checkpoint there")
+    return str(newest)
 
 
 def choose_resume(cfg: Config, resume: str | None) -> str | None:

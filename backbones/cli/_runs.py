@@ -5,7 +5,9 @@ import os
 from collections.abc import Iterator
 from typing import Any
 
+import torch.distributed as dist
 from mmengine.config import Config
+from mmengine.device import get_device
 from mmengine.registry import MODELS, RUNNERS
 from mmengine.runner import Runner
 
@@ -65,8 +67,27 @@ def load_config(args: argparse.Namespace) -> Config:
     return cfg
 
 
+def join_on_cpu(cfg: Config) -> None:
+    """Let the processes of a machine without an accelerator work together; mmengine expects a GPU for each."""
+    if not dist.is_initialized():
+        dist.init_process_group("gloo")
+    if "strategy" not in cfg:
+        find = cfg.get("find_unused_parameters", False)
+        wrapper = dict(type="MMDistributedDataParallel", find_unused_parameters=find)
+        cfg.model_wrapper_cfg = {**wrapper, **(cfg.get("model_wrapper_cfg") or {}), "device_ids": None}
+
+
+def leave() -> None:
+    """End the group of processes once all have come here; one that exits earlier can abort the others."""
+    if dist.is_initialized():
+        dist.barrier()
+        dist.destroy_process_group()
+
+
 def build_runner(cfg: Config) -> Runner:
     """Build the runner and its model; errors of their classes become a ``UsageError``."""
+    if cfg.get("launcher") == "pytorch" and get_device() == "cpu":
+        join_on_cpu(cfg)
     try:
         return RUNNERS.build(cfg) if "runner_type" in cfg else Runner.from_cfg(cfg)  # type: ignore[arg-type]
     except Exception as error:  # classes of the hosts raise anything
@@ -75,7 +96,7 @@ def build_runner(cfg: Config) -> Runner:
 
 def reason(error: Exception) -> str:
     """The message of an error; of one that was not written for users, with its kind."""
-    return str(error) if isinstance(error, (ValueError, FileNotFoundError)) else f"{type(error).__name__}: {error}"
+    return str(error) if isinstance(error, (ValueError, OSError)) else f"{type(error).__name__}: {error}"
 
 
 def check_settings(cfg: Config, name: str, keys: tuple[str, ...]) -> None:

@@ -39,12 +39,13 @@ from backbones.cli._checkpoints import load_weights
 from backbones.config.lookup import model_settings
 from backbones.config.options import HELP as OPTIONS_HELP
 from backbones.config.options import Options
+from backbones.datasets.metainfo import class_meta
 from backbones.predict.ids import choose_ids
 from backbones.predict.inputs import find_inputs
 from backbones.predict.output import Output, check_folder
 from backbones.predict.page import make_page
 from backbones.predict.pictures import Pictures
-from backbones.predict.predictor import Predictor, class_meta
+from backbones.predict.predictor import Predictor
 from backbones.predict.tiles import TiledPredictor
 from backbones.usage import UsageError, note
 

@@ -1,6 +1,8 @@
 """Evaluate a checkpoint; write or draw its predictions.
 
-Example: densebackbones test CONFIG work_dirs/NAME/epoch_12.pth --show-dir pictures
+Examples:
+    densebackbones test CONFIG work_dirs/NAME/epoch_12.pth --show-dir pictures
+    densebackbones test CONFIG CHECKPOINT --data-root FOLDER --classes auto    # after a training on such labels
 """
 
 import argparse
@@ -74,6 +76,7 @@ def main(args: argparse.Namespace) -> None:
     if args.out:
         runner.test_evaluator.metrics.append(dump_metric(args.out))
     metrics = runner.test()
+    _runs.leave()
     beside = [args.show_dir and Path(args.show_dir, "metrics.json"), args.out and Path(args.out).with_suffix(".json")]
     for file in filter(None, beside):
         file.write_text(json.dumps(metrics, indent=2, default=float) + "\n")

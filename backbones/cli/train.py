@@ -1,11 +1,23 @@
 """Train a detector, segmentor or classifier.
 
-Everything that can be checked (config, options, data, weights, checkpoint) is checked before the first iteration.
-Example: densebackbones train densebackbones::revcol_maskrcnn_coco.py --data-root data/coco
+Examples:
+    densebackbones train densebackbones::revcol_maskrcnn_coco.py --data-root data/coco
+    densebackbones train densebackbones::revcol_maskrcnn_finetune.py --data-root FOLDER --classes auto
+    densebackbones train CONFIG --resume
+
+Everything that can be checked (config, options, data, weights, checkpoint) is checked before the first iteration. The
+data are examined as by densebackbones check-data.
+
+Labels of your own need no other config: --classes auto reads the classes from the folder, and data sets, metrics and
+heads follow. The layout is found by looking: COCO's files, Pascal VOC, YOLO, index masks, a folder for each class.
+--boxes-only removes the mask branch of a config for objects without masks.
 """
 
 import argparse
+import logging
 import os
+import re
+import time
 
 from mmengine.config import Config
 from mmengine.device import get_device
@@ -20,12 +32,13 @@ from backbones.cli._checkpoints import (
     check_resumable,
     choose_resume,
     choose_start,
+    find_last_checkpoint,
     read_checkpoint,
 )
 from backbones.datasets.check import check_data
-from backbones.engine.broken_images import save_state
+from backbones.engine.interruptions import save_stopped
 from backbones.engine.resumable import make_resumable
-from backbones.errors import BrokenImagesError, SetupError
+from backbones.errors import BadLossError, BrokenImagesError, NotSavedError, SetupError
 from backbones.usage import UsageError, note
 
 
@@ -53,10 +66,32 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="start from load_from, or a classifier's init_cfg, with another number of classes: weights of the heads "
         "whose shapes differ are initialised; --classes does it, too",
     )
+    parser.add_argument(
+        "--time-limit",
+        type=seconds,
+        metavar="HH:MM",
+        help="after this time save the state and end with status 0, as at SIGTERM and SIGUSR1; --resume goes on",
+    )
+    parser.add_argument(
+        "--on-nan",
+        choices=["stop", "skip"],
+        default="stop",
+        help="at a loss that is NaN or infinite stop (default), or leave the batch out, up to 9 in a row",
+    )
+
+
+def seconds(text: str) -> int:
+    """``90:30`` -> 325800, hours and minutes in seconds."""
+    if not re.fullmatch(r"\d+:[0-5]\d", text):
+        raise argparse.ArgumentTypeError(f"{text} is no time HH:MM, as 23:30 for 23 hours and 30 minutes")
+    hours, minutes = map(int, text.split(":"))
+    return 60 * (60 * hours + minutes)
 
 
 def main(args: argparse.Namespace) -> None:
     """Check, then train."""
+    begun = time.monotonic()
+    logging.raiseExceptions = False  # a full disk ends in the error of a checkpoint, not in one for each line
     cfg = _runs.load_config(args)
     _runs.check_settings(cfg, args.config, ("train_dataloader", "model", "optim_wrapper", "train_cfg"))
     _runs.check_pretrained(cfg)
@@ -67,7 +102,8 @@ def main(args: argparse.Namespace) -> None:
     if args.auto_scale_lr:
         set_auto_scale_lr(cfg)
 
-    path = choose_resume(cfg, args.resume)
+    restarted = int(os.environ.get("TORCHELASTIC_RESTART_COUNT", 0)) > 0  # by torchrun, after a process died
+    path = choose_resume(cfg, "auto" if restarted else args.resume)
     start = choose_start(cfg, path is not None, args.reset_head, other_classes=bool(args.classes))
     checkpoint = read_checkpoint(path, for_runner=True) if path else None
     cfg.resume = checkpoint is not None
@@ -77,6 +113,11 @@ def main(args: argparse.Namespace) -> None:
         # the runner reads the seed of the checkpoint only after the data loaders have a new one
         cfg.randomness = dict(cfg.get("randomness") or {}, seed=checkpoint["meta"]["seed"])
     make_resumable(cfg)
+    for hook in cfg.custom_hooks:
+        if hook.type == "StopHook":
+            hook.time_limit = args.time_limit and args.time_limit - (time.monotonic() - begun)
+        elif hook.type == "BadLossHook":
+            hook.on_nan = args.on_nan
     runner = _runs.build_runner(cfg)
     for fault in faults:
         runner.logger.info(f"data: {fault}")
@@ -90,17 +131,31 @@ def main(args: argparse.Namespace) -> None:
     runner.register_hook(started)
     try:
         runner.train()
+        _runs.leave()
+    except SystemExit:  # all processes stopped
+        _runs.leave()
+        raise
     except SetupError as error:  # raised before the first iteration
         raise UsageError(error) from error
     except BrokenImagesError as error:
         reason = str(error).strip().rpartition(f"{BrokenImagesError.__name__}: ")[2]  # without a worker's traceback
-        raise UsageError(f"{reason}. Mend or remove them. {save_state(runner)}") from error
+        path = save_stopped(runner)
+        raise UsageError(f"{reason}. Mend or remove them; the state is saved as {path}, --resume goes on") from error
+    except BadLossError as error:
+        raise UsageError(
+            f"{error}. The weights were not updated by it; --on-nan skip leaves such batches out, "
+            "--resume goes on from the last checkpoint"
+        ) from error
     except Exception as error:
         if args.deterministic and "deterministic" in str(error):
             raise UsageError(f"--deterministic: {error}") from error  # PyTorch names the operator
-        if started.yes:
+        if not started.yes:
+            raise UsageError(f"the training cannot start: {_runs.reason(error)}") from error
+        if not isinstance(error, (NotSavedError, OSError)):  # OSError: a full disk at a log file, data that are gone
             raise
-        raise UsageError(f"the training cannot start: {_runs.reason(error)}") from error
+        reason = str(error).strip().splitlines()[-1]  # without a worker's traceback
+        last = find_last_checkpoint(cfg.work_dir) or "none yet"
+        raise UsageError(f"{reason}. The last checkpoint, {last}, is whole; --resume goes on from it") from error
 
 
 class Started(Hook):

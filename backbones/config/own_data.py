@@ -1,6 +1,5 @@
 """Labelled data of one's own in a config: the settings that change, each with its reason."""
 
-import colorsys
 import copy
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -14,9 +13,13 @@ from backbones.config.changes import Change
 from backbones.config.lookup import registered
 from backbones.datasets.find import LOOPS, dataset_class, inner_datasets
 from backbones.datasets.layouts import Labelled
+from backbones.datasets.metainfo import palette
 from backbones.usage import UsageError, note
 
-KEPT = ("pipeline", "filter_cfg", "test_mode", "return_classes", "indices", "lazy_init")  # of a data set's settings
+KEPT = (  # of a data set's settings; a backend of files is not, the data lie in a folder
+    *("pipeline", "filter_cfg", "test_mode", "return_classes", "indices"),
+    *("lazy_init", "serialize_data", "max_refetch"),
+)
 MASK_ROI_HEADS = ("StandardRoIHead", "CascadeRoIHead")  # that work without their mask branch
 COUNTS = ("num_classes", "num_things_classes", "num_stuff_classes")
 
@@ -81,16 +84,23 @@ def own_data_changes(cfg: Config, data: Labelled, classes: Sequence[str], boxes_
         The changes: data sets, metrics, and the numbers of classes wherever the model states them.
 
     Raises:
-        UsageError: for a model that needs masks, and data or ``boxes_only`` without.
+        UsageError: for a model that needs masks, and data or ``boxes_only`` without, or one that needs semantic maps
+            beside boxes.
     """
     changes: list[Change] = []
-    needs_masks = any(step.get("with_mask") for step in _steps(_first(cfg).get("pipeline")))
+    steps = list(_steps(_first(cfg).get("pipeline")))
+    needs_masks = any(step.get("with_mask") for step in steps)
+    if any(step.get("with_seg") for step in steps) and not data.stuff and task_of(cfg) == "detection":
+        raise UsageError(
+            "the config trains a branch on semantic maps (with_seg in its pipeline), and the data have none; take a "
+            "config without it, such as mmdet::htc/htc-without-semantic_r50_fpn_1x_coco.py for HTC"
+        )
     if boxes_only:
         changes += _without_masks(cfg)
     elif needs_masks and not data.has_masks:
         raise UsageError(
-            "the data have boxes, but no masks, and the config trains a mask branch; --boxes-only removes it, "
-            "or take a config of a box detector"
+            "most objects of the data have boxes, but no masks, and the config trains a mask branch; --boxes-only "
+            "removes it, or take a config of a box detector"
         )
     metainfo: dict[str, Any] = dict(classes=tuple(classes), palette=palette(len(classes)))
     if data.stuff:
@@ -101,24 +111,18 @@ def own_data_changes(cfg: Config, data: Labelled, classes: Sequence[str], boxes_
             continue
         key, old = next(_inner(loader, f"{loop}_dataloader"))
         new = {name: copy.deepcopy(old[name]) for name in KEPT if name in old}
-        for step in _steps(new.get("pipeline")):
-            if boxes_only and "with_mask" in step:
-                step["with_mask"] = False
-            if step.get("reduce_zero_label"):
-                step["reduce_zero_label"] = False
+        _fit_steps(new.get("pipeline"), boxes_only)
         source = data.train if loop == "train" else data.val
         why = f"{len(classes)} classes: {', '.join(classes)}" if loop == "train" else "the held-out images"
         changes.append(Change(key, old, dict(_delete_=True, **source, metainfo=metainfo, **new), why))
+    hooks = copy.deepcopy(cfg.get("custom_hooks"))  # some exchange the pipeline for the last epochs
+    _fit_steps(hooks, boxes_only)
+    if hooks != cfg.get("custom_hooks"):
+        changes.append(Change("custom_hooks", cfg.custom_hooks, hooks, "their pipelines read these data, too"))
     changes += _evaluator_changes(cfg, data, classes, boxes_only or not needs_masks)
     removed = tuple(f"{change.key}." for change in changes if change.new is None)
     changes += [change for change in _count_changes(cfg, data, classes) if not change.key.startswith(removed)]
     return changes
-
-
-def palette(count: int) -> list[tuple[int, int, int]]:
-    """RGB colours of classes, their hues far apart."""
-    hues = [(i * 0.618034) % 1 for i in range(count)]  # the golden ratio
-    return [tuple(round(255 * value) for value in colorsys.hsv_to_rgb(hue, 0.75, 0.95)) for hue in hues]  # type: ignore[misc]
 
 
 def _first(cfg: Config) -> dict:
@@ -149,6 +153,18 @@ def _steps(node: Any) -> Iterator[dict]:
     elif isinstance(node, (list, tuple)):
         for value in node:
             yield from _steps(value)
+
+
+def _fit_steps(node: Any, boxes_only: bool) -> None:
+    """Change the transforms in a pipeline, or anywhere in a config, that depend on masks or on the first class."""
+    for step in _steps(node):
+        if boxes_only and step["type"] == "CopyPaste":
+            raise UsageError("--boxes-only: CopyPaste in the pipeline cuts objects out by their masks; remove it")
+        for name in ("with_mask", "by_mask") if boxes_only else ():
+            if name in step:
+                step[name] = False
+        if step.get("reduce_zero_label"):
+            step["reduce_zero_label"] = False
 
 
 def _without_masks(cfg: Config) -> Iterator[Change]:
@@ -215,7 +231,9 @@ def _count_changes(cfg: Config, data: Labelled, classes: Sequence[str]) -> Itera
 
 
 def _stated(node: Any, where: str) -> Iterator[tuple[str, str, Any]]:
-    """Key, name and value of every number of classes and list of class weights."""
+    """Key, name and value of every number of classes and list of class weights; an RPN has no classes."""
+    if where.endswith("rpn_head"):
+        return
     items = node.items() if isinstance(node, dict) else enumerate(node) if isinstance(node, (list, tuple)) else ()
     for name, value in items:
         key = f"{where}.{name}"

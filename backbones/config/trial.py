@@ -10,6 +10,7 @@ from mmengine.config import Config
 from mmengine.logging import MessageHub, MMLogger
 from mmengine.registry import MODELS
 
+from backbones.config.lookup import model_settings
 from backbones.usage import UsageError
 
 
@@ -27,8 +28,8 @@ def try_model(cfg: Config, size: int = 256) -> str:
     Raises:
         UsageError: if the loss is not finite, or a trainable parameter of the backbone gets no gradient.
     """
-    settings = copy.deepcopy(cfg.model)
-    images = settings.setdefault("data_preprocessor", copy.deepcopy(cfg.get("data_preprocessor", {})))  # as in a runner
+    settings = copy.deepcopy(model_settings(cfg))
+    images = settings["data_preprocessor"] or {}
     images.pop("batch_augments", None)
     if images.get("size"):
         images["size"] = (size, size)

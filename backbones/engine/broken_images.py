@@ -7,7 +7,6 @@ The image is logged with its name, and another sample takes its place. Which one
 import math
 import multiprocessing
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 from mmengine.config import Config
@@ -111,25 +110,6 @@ class BrokenImagesHook(Hook):
     @staticmethod
     def _count(runner: Runner) -> int:
         return runner.train_dataloader.dataset.replacements.count.value  # type: ignore[union-attr]
-
-
-def save_state(runner: Runner) -> str:
-    """Save the state of a training that stops between two iterations.
-
-    An epoch cannot be continued in its middle, so a loop of epochs saves the weights only.
-
-    Returns:
-        A sentence that names the file and its use.
-    """
-    epochs = isinstance(runner.train_loop, EpochBasedTrainLoop)
-    name = f"stopped_iter_{runner.iter}.pth"
-    meta = dict(epoch=runner.epoch, iter=runner.iter)
-    whole = dict(save_optimizer=not epochs, save_param_scheduler=not epochs)
-    runner.save_checkpoint(runner.work_dir, name, meta=meta, by_epoch=False, **whole)  # type: ignore[arg-type]
-    path = Path(runner.work_dir, name)
-    if epochs:
-        return f"--resume continues from the last whole epoch; the weights up to here are in {path}"
-    return f"--resume {path} continues from here"
 
 
 def report_broken_images(cfg: Config) -> None:

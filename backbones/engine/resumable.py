@@ -23,7 +23,10 @@ from mmengine.hooks import Hook
 from mmengine.registry import DATA_SAMPLERS, DATASETS, HOOKS
 from torch.utils.data import Sampler
 
+from backbones.engine import bad_losses  # noqa: F401  (registers its hook)
 from backbones.engine.broken_images import Replacements, report_broken_images
+from backbones.engine.interruptions import make_stoppable
+from backbones.engine.safe_checkpoints import keep_safe
 
 
 def set_seed(*counters: int) -> None:
@@ -126,9 +129,10 @@ class SeedIterationHook(Hook):
 
 
 def make_resumable(cfg: Config) -> None:
-    """Put the three classes above, and those of ``broken_images``, into a training config, in place.
+    """Put the classes above and those of the other files of this folder that guard a run into a config, in place.
 
-    Call it last before building the runner.
+    These are ``broken_images``, ``safe_checkpoints``, ``interruptions`` and ``bad_losses``. Call it last before
+    building the runner.
     """
     loader = cfg.train_dataloader
     if loader.dataset.get("type") == "SeededDataset":  # the copy of a config that a work dir holds
@@ -137,4 +141,6 @@ def make_resumable(cfg: Config) -> None:
     loader = cfg.train_dataloader
     loader.dataset = dict(type="SeededDataset", dataset=loader.dataset)
     loader.sampler = dict(type="SeededSampler", sampler=loader.sampler)
-    cfg.custom_hooks = [*(cfg.get("custom_hooks") or []), dict(type="SeedIterationHook")]
+    cfg.custom_hooks = [*(cfg.get("custom_hooks") or []), dict(type="SeedIterationHook"), dict(type="BadLossHook")]
+    keep_safe(cfg)
+    make_stoppable(cfg)

@@ -3,10 +3,9 @@
 from typing import Any
 
 from mmengine.config import Config
-from mmengine.registry import DATASETS
 
 from backbones.base import DenseBackbone
-from backbones.config.lookup import registered
+from backbones.datasets.metainfo import class_meta
 from backbones.export.outputs import Network
 
 SWAPS = ("bgr_to_rgb", "rgb_to_bgr", "to_rgb")  # settings of the hosts' preprocessors; their loaders give BGR
@@ -21,9 +20,9 @@ def describe(network: Network, cfg: Config | None = None, trained: dict[str, Any
         trained: Metadata of the data set that its weights were trained on.
 
     Returns:
-        ``model``, ``classes`` (names, empty if unknown), ``channel_order`` of the images (``RGB`` or ``BGR``),
-        ``layout`` of the input, ``mean`` and ``std`` in pixel values and that order, ``outputs``, and for each output
-        its ``strides`` in pixels (0 for logits of whole images) and its ``channels``.
+        ``model``, ``classes`` (names, or numbers if no names are known; empty for a backbone), ``channel_order`` of the
+        images (``RGB`` or ``BGR``), ``layout`` of the input, ``mean`` and ``std`` in pixel values and that order,
+        ``outputs``, and for each output its ``strides`` in pixels (0 for logits of whole images) and its ``channels``.
     """
     if cfg is None:
         order, mean, std = "RGB", network.backbone.pixel_mean, network.backbone.pixel_std
@@ -33,7 +32,7 @@ def describe(network: Network, cfg: Config | None = None, trained: dict[str, Any
         mean, std = images.get("mean") or [0.0] * 3, images.get("std") or [1.0] * 3
     return dict(
         model=type(network.model).__name__,
-        classes=class_names(cfg, trained or {}),
+        classes=[] if cfg is None else list(class_meta(cfg, trained)["classes"]),
         layout="NCHW float32, (pixel - mean) / std",
         channel_order=order,
         mean=[float(value) for value in mean],
@@ -54,18 +53,3 @@ def strides(network: Network) -> list[int]:
         levels = [stride[0] for stride in network.model.bbox_head.prior_generator.strides]
         return [levels[i % len(levels)] for i in range(len(network.names))]
     return [0] * len(network.names)
-
-
-def class_names(cfg: Config | None, trained: dict[str, Any]) -> list[str]:
-    """Names of the classes: of the training that wrote the weights, else of the config's data set."""
-    if trained.get("classes"):
-        return list(trained["classes"])
-    for loader in ("test_dataloader", "val_dataloader", "train_dataloader"):
-        dataset = ((cfg or {}).get(loader) or {}).get("dataset") or {}
-        while "dataset" in dataset:  # a wrapper
-            dataset = dataset["dataset"]
-        known = getattr(registered(DATASETS, dataset.get("type")), "METAINFO", {})
-        names = (dataset.get("metainfo") or {}).get("classes") or known.get("classes")
-        if names:
-            return list(names)
-    return []

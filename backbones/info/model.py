@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
 from backbones.base import Backbone, DenseBackbone
+from backbones.config.lookup import model_settings
 from backbones.info.counting import mac_counter, macs
 
 META = torch.device("meta")
@@ -51,10 +52,7 @@ def build(settings: Any) -> nn.Module:
 
 def build_model(cfg: Config) -> nn.Module:
     """Build the model of a config on the meta device; the config's default scope must be the current one."""
-    settings = cfg.model
-    if "data_preprocessor" in cfg and "data_preprocessor" not in settings:  # as in a runner
-        settings = {**settings, "data_preprocessor": cfg.data_preprocessor}
-    return build(settings)
+    return build(model_settings(cfg))
 
 
 def count_parameters(module: nn.Module) -> int:

@@ -12,8 +12,8 @@ from typing import Any
 from mmengine.config import Config
 
 from backbones.datasets.find import inner_datasets
+from backbones.datasets.metainfo import test_loader
 from backbones.predict.inputs import Input
-from backbones.predict.predictor import test_loader
 from backbones.usage import UsageError
 
 

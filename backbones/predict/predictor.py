@@ -13,7 +13,8 @@ from mmengine.dataset import Compose, pseudo_collate
 from mmengine.registry import TRANSFORMS
 from torch import nn
 
-from backbones.datasets.find import dataset_class, inner_datasets
+from backbones.datasets.find import inner_datasets
+from backbones.datasets.metainfo import test_loader
 from backbones.predict.inputs import Frame
 from backbones.usage import UsageError
 
@@ -70,36 +71,3 @@ class Predictor:
     def _run(self, batch: list[tuple[Frame, dict[str, Any]]]) -> list[tuple[Frame, Any]]:
         samples = self.model.test_step(pseudo_collate([data for _, data in batch]))
         return [(frame, sample.cpu()) for (frame, _), sample in zip(batch, samples, strict=True)]
-
-
-def test_loader(cfg: Config) -> dict[str, Any]:
-    """The data loader for testing, or else for validation; empty without both."""
-    return cfg.get("test_dataloader") or cfg.get("val_dataloader") or {}
-
-
-def class_meta(cfg: Config, trained: dict[str, Any] | None) -> dict[str, Any]:
-    """Names and colours of the classes: the checkpoint's, otherwise those that the config states.
-
-    Args:
-        cfg: The config.
-        trained: ``meta.dataset_meta`` of the checkpoint.
-
-    Returns:
-        ``classes`` (names, or numbers if no names are known) and ``palette`` (RGB of each class).
-    """
-    dataset = next(inner_datasets(test_loader(cfg)), {})
-    stated = {**getattr(dataset_class(dataset), "METAINFO", {}), **(dataset.get("metainfo") or {})}
-    if isinstance(file := stated.get("classes"), str):  # a name a line
-        stated["classes"] = Path(file).read_text().splitlines() if Path(file).is_file() else ()
-    known = {**stated, **(trained or {})}
-    classes = tuple(known.get("classes") or map(str, range(_class_number(cfg.model))))
-    palette = known.get("palette")
-    if not isinstance(palette, (list, tuple)) or len(palette) < len(classes):
-        palette = np.random.default_rng(0).integers(0, 256, (len(classes), 3)).tolist()
-    return dict(classes=classes, palette=[tuple(colour) for colour in palette])
-
-
-def _class_number(settings: Any) -> int:
-    """The largest ``num_classes`` in the config of a model."""
-    values = settings.values() if isinstance(settings, dict) else settings if isinstance(settings, list) else []
-    return max([settings.get("num_classes", 0) if isinstance(settings, dict) else 0, *map(_class_number, values)])

@@ -16,6 +16,7 @@ from mmengine.fileio import list_from_file
 from backbones.datasets.classes import IMAGE_SUFFIXES, labels_file
 from backbones.datasets.doctor import annotations, images, masks
 from backbones.datasets.doctor.faults import Fault
+from backbones.datasets.files import write_whole
 from backbones.datasets.find import (
     LOOPS,
     all_datasets,
@@ -132,10 +133,7 @@ def write_repaired(cfg: Config, findings: Findings, folder: str) -> None:
         digest = hashlib.blake2b(text.encode(), digest_size=4).hexdigest()
         copy = Path(folder, f"{Path(path).stem}.{digest}.json").absolute()
         if not copy.exists():
-            copy.parent.mkdir(parents=True, exist_ok=True)
-            partial = copy.with_suffix(f".{os.getpid()}")  # processes of a distributed run write the same file
-            partial.write_text(text)
-            partial.replace(copy)
+            write_whole(copy, text)
         copies[path] = str(copy)
     for dataset in all_datasets(cfg):
         if (path := _annotation_file(dataset)) in copies:

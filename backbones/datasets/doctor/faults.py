@@ -27,7 +27,7 @@ KINDS = {
     "duplicate-category": Kind("refused", "ids and names of categories must differ"),
     "no-images": Kind("refused", "there must be images"),
     "no-annotations": Kind("refused", "there must be annotations to train on or compare with"),
-    "no-masks": Kind("refused", "the config trains or evaluates masks; use a config without them"),
+    "no-masks": Kind("refused", "the config trains or evaluates masks; --classes auto --boxes-only removes them"),
     # -- annotations
     "unknown-image-id": Kind("repaired", "annotation dropped"),
     "unknown-category-id": Kind("repaired", "annotation dropped"),
@@ -42,7 +42,9 @@ KINDS = {
     "annotation-id": Kind("repaired", "new id: ids must differ, and pycocotools takes 0 for no match"),
     "area": Kind("repaired", "area set to the box's"),
     "crowd-flag": Kind("repaired", "iscrowd set to 0"),
-    "short-polygon": Kind("repaired", "polygons of less than three points, or with points 100000 pixels away, removed"),
+    "short-polygon": Kind(
+        "repaired", "polygons of fewer than three points, or with points 100000 pixels away, removed"
+    ),
     "invalid-mask": Kind("repaired", "annotation dropped: the config needs masks"),
     # -- images
     "image-size": Kind("repaired", "width and height set to the file's"),

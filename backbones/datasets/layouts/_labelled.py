@@ -1,7 +1,6 @@
 """Labelled data for training and validation, and the split of images that have none."""
 
 import json
-import os
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -10,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from backbones.datasets.files import write_whole
 from backbones.usage import UsageError, note
 
 
@@ -65,7 +65,7 @@ class Labelled:
         classes: In the order of their numbers.
         train: Settings of the host's data set (type, paths), without classes and pipeline.
         val: Likewise.
-        has_masks: Whether objects have masks.
+        has_masks: Whether most objects have masks; those without are dropped before a training on masks, and counted.
         evaluator: Settings of the host's metrics that read files, by the name of the setting.
         stuff: The classes without instances, of panoptic data.
     """
@@ -90,19 +90,20 @@ def read_json(file: Path) -> Any:
         raise UsageError(f"{file} is not JSON ({error}); is the file complete?") from error
 
 
-def write_beside(file: Path, content: Any) -> None:
-    """Write JSON next to the data; another process may write the same.
+def write_beside(file: Path, text: str, contains: str) -> None:
+    """Write a file next to the data; another process may write the same.
+
+    Args:
+        file: The file.
+        text: Its content.
+        contains: The content in words, for the log.
 
     Raises:
         UsageError: if the file has other content.
     """
-    text = json.dumps(content)
     if file.exists():
         if file.read_text() != text:
             raise UsageError(f"{file} exists with other content and is left alone; remove it to make it again")
         return
-    file.parent.mkdir(parents=True, exist_ok=True)
-    partial = file.with_suffix(f".{os.getpid()}")
-    partial.write_text(text)
-    partial.replace(file)
-    note(f"wrote {file}: {len(content['images'])} images, {len(content['annotations'])} objects")
+    write_whole(file, text)
+    note(f"wrote {file}: {contains}")

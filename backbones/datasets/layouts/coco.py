@@ -1,5 +1,6 @@
 """COCO's annotations: the names of COCO 2017, train and val, Roboflow's folders, or one file that is split."""
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ COCO:    annotations/instances_train2017.json, train2017/, annotations/instances
 PAIRS = [  # annotation files and folders of images
     (f"annotations/instances_{{}}{year}.json", f"{{}}{year}/", ("train", "val")) for year in ("2017", "")
 ] + [("{}/_annotations.coco.json", "{}/", ("train", "valid"))]
+KEYS = ("images", "annotations", "categories")
 IMAGE_FOLDERS = ("", "images", "train", "data", "JPEGImages")
 
 
@@ -40,7 +42,7 @@ def find(folder: Path, split: Split) -> Labelled | None:
 
 def _is_coco(file: Path) -> bool:
     content = read_json(file)
-    return isinstance(content, dict) and {"images", "annotations", "categories"} <= content.keys()
+    return isinstance(content, dict) and content.keys() >= set(KEYS)
 
 
 def _read(file: Path) -> dict[str, Any]:
@@ -96,7 +98,8 @@ def split_content(
             "annotations": [a for a in content["annotations"] if (a.get("image_id") in validation) == wanted],
         }
         files.append(f"annotations/split_{name}.json")
-        write_beside(folder / files[-1], part)
+        contains = f"{len(part['images'])} images, {len(part['annotations'])} objects"
+        write_beside(folder / files[-1], json.dumps(part), contains)
     return labelled(folder, files, [images, images])
 
 
@@ -107,7 +110,7 @@ def labelled(folder: Path, files: list[str], images: list[str]) -> Labelled:
         UsageError: for files whose categories differ, or that name a category twice or have none.
     """
     contents = [_read(folder / file) for file in files]
-    names = [[category["name"] for category in content.get("categories", [])] for content in contents]
+    names = [[category["name"] for category in content["categories"]] for content in contents]
     if not names[0] or len(set(names[0])) < len(names[0]):
         raise UsageError(f"{folder / files[0]} has the categories {names[0]}; each needs a name of its own")
     if names[0] != names[1]:
@@ -119,10 +122,11 @@ def labelled(folder: Path, files: list[str], images: list[str]) -> Labelled:
         dict(type="CocoDataset", data_root=str(folder), ann_file=file, data_prefix=dict(img=image))
         for file, image in zip(files, images, strict=True)
     ]
+    objects = [annotation for annotation in contents[0]["annotations"] if not annotation.get("iscrowd")]
     return Labelled(
         classes=tuple(names[0]),
         train=settings[0],
         val=settings[1],
-        has_masks=any(annotation.get("segmentation") for annotation in contents[0]["annotations"]),
+        has_masks=2 * sum(bool(annotation.get("segmentation")) for annotation in objects) > len(objects),
         evaluator=dict(ann_file=str(folder / files[1])),
     )
