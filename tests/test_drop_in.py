@@ -297,7 +297,7 @@ def test_weights_that_do_not_fit_are_refused_by_the_check(tmp_path, fail):
     assert "and RevCol differ in the shapes of" in fail("drop-in", RETINANET, "--backbone", "RevCol", *arguments)
 
 
-@pytest.mark.slow
+@pytest.mark.long  # the page of own data has it, too
 def test_as_a_command(tmp_path):
     result = run("drop_in", UPERNET, "--backbone", "RevCol", "--arch", "tiny", "--check", "-o", tmp_path / "upernet.py")
     assert result.returncode == 0, result.stderr

@@ -228,7 +228,9 @@ def train(family: str, work_dir: Path, *arguments) -> tuple[dict[int, float], di
     return losses, {name: value for name, value in records[-1].items() if name.startswith("coco/")}
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize(
+    "family", [*FAMILIES[::2], *(pytest.param(family, marks=pytest.mark.long) for family in FAMILIES[1::2])]
+)
 @pytest.mark.slow
 def test_trains_evaluates_and_resumes(family, data, tmp_path):
     whole, resumed = tmp_path / f"{family}-whole", tmp_path / f"{family}-resumed"
