@@ -23,7 +23,7 @@ def are_wholes(values: Any, count: int | None = None) -> bool:
 
 def is_number(value: Any) -> bool:
     """Whether a value is a finite number; True and False are none."""
-    return isinstance(value, Real) and not isinstance(value, bool) and abs(value) <= sys.float_info.max
+    return isinstance(value, Real) and not isinstance(value, bool) and abs(value) <= sys.float_info.max  # type: ignore[operator]
 
 
 def check_flag(name: str, value: Any) -> None:

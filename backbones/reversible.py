@@ -279,7 +279,7 @@ def _recompute(
         return out
 
     with set_checkpoint_early_stop(False):
-        out = checkpoint(run, *(x if m is None else None for x, m in zip(inputs, maps, strict=True)), **CHECKPOINT)
+        out: Any = checkpoint(run, *(x if m is None else None for x, m in zip(inputs, maps, strict=True)), **CHECKPOINT)
     now.clear()
     return out
 

@@ -33,7 +33,7 @@ class Options(DictAction):
             parser.error(f"{option_string}: {wrong[0]!r} is not of the form KEY=VALUE")
         for value in values:
             try:
-                super().__call__(parser, namespace, [value], option_string)
+                super().__call__(parser, namespace, [value], option_string or "")
             except (ValueError, AssertionError, RecursionError):
                 parser.error(f"{option_string} {value}: the value cannot be read; lists are written as [1,2] or 1,2")
 

@@ -247,7 +247,8 @@ def _is_polygon(points: Any) -> bool:
 
 def _fault_of_run_lengths(mask: dict, size: tuple[float, float] | None) -> str | None:
     """The fault of a mask in run lengths, plain or compressed, of an image with a known (width, height)."""
-    counts, shape = mask.get("counts"), mask.get("size")
+    counts: Any = mask.get("counts")
+    shape: Any = mask.get("size")
     if not (are_wholes(shape, 2) and isinstance(counts, (list, str)) and counts):
         return "run lengths need size and counts"
     if size and shape != [size[1], size[0]]:
