@@ -129,7 +129,7 @@ def smallest_scales(columns: Sequence[Sequence[Tensor]]) -> Tensor:
     Args:
         columns: The shortcut parameters of each column, ``(1, C_l, 1, 1)``, or this rank's shards of them.
     """
-    flat = [a.detach() for column in columns for a in column]
+    flat = [a for column in columns for a in column]
     # FSDP2 shards into tensors that know their local part, FSDP1 into one dimension. A part may be empty.
     sharded = any(hasattr(a, "to_local") or a.ndim == 1 for a in flat)
     infinity = torch.full((1,), torch.inf, device=flat[0].device)
