@@ -100,6 +100,16 @@ def test_damaged_checkpoint_is_passed_over(tmp_path, capsys):
         check(tmp_path / "epoch_2.pth", dict(epoch=3))
 
 
+def test_no_code_of_a_checkpoint_runs_when_it_is_read_back(tmp_path):
+    class Evil:
+        def __reduce__(self):
+            return (tmp_path / "ran").touch, ()
+
+    torch.save(dict(meta=dict(epoch=4, iter=16), evil=Evil()), tmp_path / "epoch_4.pth")
+    assert check(tmp_path / "epoch_4.pth")["meta"]["iter"] == 16
+    assert not (tmp_path / "ran").exists()
+
+
 def test_file_written_anew_is_not_removed(tmp_path):
     for name in "ab":
         (tmp_path / name).touch()

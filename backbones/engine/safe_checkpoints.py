@@ -23,6 +23,7 @@ from mmengine.optim import OptimWrapper
 from mmengine.registry import HOOKS
 from mmengine.runner import Runner
 
+from backbones.checkpoints.unpickle import inert_pickle
 from backbones.errors import NotSavedError
 
 STAGE = ".partial"  # folder beside the checkpoints; what it holds is not whole
@@ -92,7 +93,7 @@ def _flush(path: Path) -> None:
 
 
 def check(path: Path, meta: dict | None = None) -> dict:
-    """Read a checkpoint back.
+    """Read a checkpoint back; no code of the file runs.
 
     Args:
         path: A file, or the directory of a sharded checkpoint, whose files are checked for their bytes only.
@@ -109,7 +110,8 @@ def check(path: Path, meta: dict | None = None) -> dict:
             with zipfile.ZipFile(file) as archive:
                 if broken := archive.testzip():
                     raise zipfile.BadZipFile(f"{broken} does not have its checksum")
-        checkpoint = torch.load(path, map_location="cpu", mmap=True, weights_only=False) if path.is_file() else {}
+        options: dict[str, Any] = dict(map_location="cpu", mmap=True, weights_only=False)
+        checkpoint = torch.load(path, pickle_module=inert_pickle(set()), **options) if path.is_file() else {}
     except Exception as error:  # broken bytes may raise anything
         raise NotSavedError(f"{path.name} cannot be read back ({type(error).__name__}: {error})") from error
     step = {key: checkpoint["meta"][key] for key in meta or () if checkpoint}
