@@ -25,8 +25,7 @@ from test_tools import SMALL as SMALL_DETECTOR
 from tool_runs import ROOT, command, environment, verb
 
 from backbones import cli
-from backbones.cli._runs import load_config
-from backbones.cli.predict import build_model
+from backbones.cli._runs import build_model, load_config
 from backbones.predict.inputs import Frame, Input, find_inputs
 from backbones.predict.predictor import Predictor
 from backbones.predict.tiles import TiledPredictor

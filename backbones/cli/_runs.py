@@ -10,11 +10,12 @@ from mmengine.config import Config
 from mmengine.device import get_device
 from mmengine.registry import MODELS, RUNNERS
 from mmengine.runner import Runner
+from torch import nn
 
 import backbones.engine.resumable  # noqa: F401  (registers classes that the config in a work dir names)
 from backbones.cli import _own_data
 from backbones.config.hosts import find_config
-from backbones.config.lookup import read_config, registered
+from backbones.config.lookup import model_settings, read_config, registered
 from backbones.config.options import HELP as OPTIONS_HELP
 from backbones.config.options import Options, merge_options
 from backbones.config.write import delta
@@ -92,6 +93,18 @@ def build_runner(cfg: Config) -> Runner:
         return RUNNERS.build(cfg) if "runner_type" in cfg else Runner.from_cfg(cfg)  # type: ignore[arg-type]
     except Exception as error:  # classes of the hosts raise anything
         raise UsageError(f"the model or the runner cannot be built: {reason(error)}") from error
+
+
+def build_model(cfg: Config) -> nn.Module:
+    """Build the model as a runner does, without loading the weights that training starts from.
+
+    Raises:
+        UsageError: if its settings are wrong.
+    """
+    try:
+        return MODELS.build(model_settings(cfg))
+    except Exception as error:  # classes of the hosts raise anything
+        raise UsageError(f"the model cannot be built: {reason(error)}") from error
 
 
 def reason(error: Exception) -> str:

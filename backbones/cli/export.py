@@ -20,12 +20,9 @@ import importlib.util
 from pathlib import Path
 from typing import Any
 
-from mmengine.registry import MODELS
-
 from backbones.checkpoints import CheckpointError, load_pretrained
 from backbones.cli import _runs
 from backbones.cli._checkpoints import load_weights
-from backbones.config.lookup import model_settings
 from backbones.config.options import Options
 from backbones.config.swap import BACKBONES
 from backbones.export import onnx_file, torch_file
@@ -101,10 +98,7 @@ def build(args: argparse.Namespace) -> tuple[Network, dict[str, Any]]:
         raise UsageError(f"{args.model} is neither a config (FILE.py) nor a backbone: {', '.join(BACKBONES)}")
     args.config = args.model
     cfg = _runs.load_config(args)
-    try:
-        model: Any = MODELS.build(model_settings(cfg))
-    except (ValueError, TypeError, FileNotFoundError) as error:
-        raise UsageError(f"the model of {args.model} cannot be built: {error}") from error
+    model = _runs.build_model(cfg)
     meta = load_weights(model, cfg, args.checkpoint) if args.checkpoint else {}
     network = Network(model)
     return network, describe(network, cfg, meta.get("dataset_meta"))

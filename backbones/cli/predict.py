@@ -28,15 +28,12 @@ nothing to predict or an argument is wrong.
 import argparse
 from pathlib import Path
 
-from mmengine.config import Config
 from mmengine.device import get_device
-from mmengine.registry import MODELS
 from torch import nn
 from tqdm import tqdm
 
 from backbones.cli import _runs
 from backbones.cli._checkpoints import load_weights
-from backbones.config.lookup import model_settings
 from backbones.config.options import HELP as OPTIONS_HELP
 from backbones.config.options import Options
 from backbones.datasets.metainfo import class_meta
@@ -95,7 +92,7 @@ def main(args: argparse.Namespace) -> int:
     check_arguments(args)
     inputs = None if args.serve else find_inputs(args.inputs)
     cfg = _runs.load_config(args)
-    model = build_model(cfg)
+    model = _runs.build_model(cfg)
     meta = class_meta(cfg, load_weights(model, cfg, args.checkpoint).get("dataset_meta"))
     ids = choose_ids(inputs.files if inputs else [], meta["classes"], cfg, args.annotations)
     pictures = Pictures(cfg, meta, args.score_thr)
@@ -137,18 +134,6 @@ def check_arguments(args: argparse.Namespace) -> None:
         raise UsageError(f"--batch-size is {args.batch_size}; it must be 1 or more")
     if args.out:
         check_folder(args.out)
-
-
-def build_model(cfg: Config) -> nn.Module:
-    """Build the model as a runner does, without loading the weights that training starts from.
-
-    Raises:
-        UsageError: if its settings are wrong.
-    """
-    try:
-        return MODELS.build(model_settings(cfg))
-    except Exception as error:  # classes of the hosts raise anything
-        raise UsageError(f"the model cannot be built: {error}") from error
 
 
 def to_device(model: nn.Module, device: str | None) -> nn.Module:
