@@ -407,3 +407,16 @@ def test_classifier_trains_on_folders_without_a_split(tmp_path):
     verb("train", "densebackbones::revcol_flowers.py", *given, "--cfg-options", *short, *SMALL)
     assert (tmp_path / "work" / "epoch_1.pth").is_file()
     assert [len((data / f"split_{name}.txt").read_text().splitlines()) for name in ("train", "val")] == [20, 5]
+
+
+@pytest.mark.long
+@pytest.mark.filterwarnings("ignore::UserWarning")  # the hosts, while they train
+def test_segmentor_trains(tmp_path):
+    photographs = SHARED / "data" / "coco_semantic_tiny"
+    if not photographs.is_dir():
+        pytest.skip(f"the photographs are not there: {photographs}")
+    given = ("--data-root", photographs, "--classes", "auto", "--work-dir", tmp_path)
+    short = ["train_cfg.max_iters=2", "train_cfg.val_interval=2", "train_dataloader.batch_size=2"]
+    ends = ["param_scheduler.0.end=1", "param_scheduler.1.end=2", "param_scheduler.1.begin=1"]
+    verb("train", "densebackbones::revcol_upernet_overfit.py", *given, "--cfg-options", *short, *SMALL, *ends)
+    assert list(tmp_path.glob("*.pth"))

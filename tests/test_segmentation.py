@@ -10,7 +10,7 @@ import pytest
 from conftest import ROOT, SHARED
 from mmengine.config import Config
 from PIL import Image
-from tool_runs import run, run_without
+from tool_runs import losses, run, run_without
 
 pytestmark = pytest.mark.slow
 
@@ -105,6 +105,16 @@ def trained(semantic: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 # ------------------------------------------------------------------------------------------------------ train and test
+@pytest.mark.long
+def test_resumed_run_has_the_loss_curve_of_an_uninterrupted_one(trained, semantic, tmp_path):
+    arguments = ("--data-root", semantic, "--work-dir", tmp_path, "--resume", trained / "iter_2.pth")
+    resumed = run("train", CONFIG, *arguments, *options(**heads(semantic)))
+    assert resumed.returncode == 0, resumed.stderr
+    (uninterrupted,), (continued,) = losses(trained), losses(tmp_path)
+    assert list(uninterrupted) == [1, 2, 3, 4]
+    assert continued == {step: uninterrupted[step] for step in (3, 4)}
+
+
 def test_segmentation_works_without_mmpretrain(semantic, tmp_path):
     short = {"train_cfg.max_iters": 1, "train_cfg.val_interval": 1, "default_hooks.checkpoint.interval": 1}
     given = ("--data-root", semantic, "--work-dir", tmp_path, *options(**heads(semantic), **short))
