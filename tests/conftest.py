@@ -7,6 +7,7 @@ import shutil
 import subprocess
 from pathlib import Path
 
+import cv2
 import pytest
 import torch
 from mmengine.logging import MMLogger
@@ -27,6 +28,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]):
 def _same_numbers_every_time():
     torch.manual_seed(0)
     torch.set_num_threads(1)
+    cv2.setNumThreads(0)  # its threads do not live on in a forked process
 
 
 @pytest.fixture

@@ -6,21 +6,16 @@ and then, gradients that accumulate over the ends of epochs, dropout, random aug
 
 import fnmatch
 import json
-import multiprocessing
 import os
 import random
 import resource
 import signal
 import sys
-import warnings
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
-import matplotlib.pyplot  # noqa: F401  (what a run imports late is imported once, before the processes fork)
 import torch
-import torch._dynamo
-import torchvision  # noqa: F401
 from mmengine.dist import get_rank, master_only
 from mmengine.evaluator import BaseMetric
 from mmengine.hooks import Hook
@@ -28,8 +23,8 @@ from mmengine.model import BaseModel
 from mmengine.optim import AmpOptimWrapper, OptimWrapper
 from mmengine.registry import DATASETS, HOOKS, METRICS, MODELS, OPTIM_WRAPPERS
 from mmengine.structures import BaseDataElement
+from tool_runs import fork
 
-from backbones import cli
 from backbones.cli import train as _  # noqa: F401
 
 if "RANK" in os.environ:  # on a machine without a GPU, mmengine only takes processes that know each other
@@ -266,19 +261,9 @@ def train(config: Path, work_dir: Path, *arguments: str, before: Callable[[], No
         before: Called in the process before it trains.
     """
 
-    def child() -> None:
-        descriptor = os.open(f"{work_dir}.output", os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
-        os.dup2(descriptor, 1)
-        os.dup2(descriptor, 2)
-        sys.stdout, sys.stderr = (os.fdopen(number, "w", buffering=1, closefd=False) for number in (1, 2))
-        warnings.simplefilter("default")  # not pytest's
-        if before:
-            before()
-        sys.exit(cli.run("train", [str(config), "--work-dir", str(work_dir), *arguments]))
-
-    process = multiprocessing.get_context("fork").Process(target=child)
-    process.start()
-    return process
+    output = Path(f"{work_dir}.output")
+    output.unlink(missing_ok=True)
+    return fork("train", config, "--work-dir", work_dir, *arguments, stdout=output, stderr=output, before=before)
 
 
 def trained(config: Path, work_dir: Path, *arguments: str, before: Callable[[], None] | None = None) -> tuple[int, str]:

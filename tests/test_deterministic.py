@@ -11,8 +11,6 @@ from small_run import records, trained, write_config
 from test_tools import CONFIG, options
 from tool_runs import TOOLS, environment, losses
 
-pytestmark = pytest.mark.filterwarnings("ignore:This process .* is multi-threaded, use of fork:DeprecationWarning")
-
 SHORT = {"train_dataloader.dataset.indices": 4, "train_cfg.max_epochs": 2, "train_cfg.val_interval": 9}
 
 

@@ -299,7 +299,7 @@ def test_weights_that_do_not_fit_are_refused_by_the_check(tmp_path, fail):
 
 @pytest.mark.long  # the page of own data has it, too
 def test_as_a_command(tmp_path):
-    result = run("drop_in", UPERNET, "--backbone", "RevCol", "--arch", "tiny", "--check", "-o", tmp_path / "upernet.py")
+    result = run("drop-in", UPERNET, "--backbone", "RevCol", "--arch", "tiny", "--check", "-o", tmp_path / "upernet.py")
     assert result.returncode == 0, result.stderr
     assert f"wrote {tmp_path}/upernet.py; to train it: python {TOOLS}/train.py {tmp_path}/upernet.py" in result.stdout
     assert "EncoderDecoder with" in result.stdout.splitlines()[-1]

@@ -95,7 +95,7 @@ def test_pyramid_stays_behind_in_the_official_layout(tmp_path):
     cfg = "model = dict(backbone=dict(type='backbones.PlainViT'))"
     state = {f"backbone.{key}": value for key, value in net.state_dict().items()} | {"head.x": torch.zeros(1)}
     torch.save({"state_dict": state, "meta": dict(cfg=cfg)}, tmp_path / "detector.pth")
-    result = run("export_weights", tmp_path / "detector.pth", "-o", tmp_path / "out.pth", "--layout", "official")
+    result = run("export-weights", tmp_path / "detector.pth", "-o", tmp_path / "out.pth", "--layout", "official")
     assert result.returncode == 0, result.stderr
     assert "weights of the pyramid are left out" in result.stderr
     assert "without head" in result.stdout

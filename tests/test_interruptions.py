@@ -24,8 +24,6 @@ from backbones.engine.resumable import make_resumable
 from backbones.engine.safe_checkpoints import LateRemoval, SafeCheckpointHook, check, keep_safe
 from backbones.errors import NotSavedError
 
-pytestmark = pytest.mark.filterwarnings("ignore:This process .* is multi-threaded, use of fork:DeprecationWarning")
-
 SECOND, FIRST = "[ei]*_[28].pth", "[ei]*_[14].pth"  # checkpoints: epoch_2 or iter_8, and epoch_1 or iter_4
 KILLS = {  # loop; event, pattern of file names, number of the event
     "training": ("iterations", "training", "*", 7),

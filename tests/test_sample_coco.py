@@ -31,7 +31,7 @@ def contents(root: Path) -> dict[str, bytes]:
 @pytest.fixture(scope="module")
 def sample(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("data") / "sample_coco"
-    result = run("make_sample_coco", root, *OPTIONS)
+    result = run("sample-data", root, *OPTIONS)
     assert result.returncode == 0, result.stderr
     return root
 

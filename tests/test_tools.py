@@ -154,7 +154,7 @@ def test_plot_run_joins_runs_and_prints_the_metrics(trained, tmp_path):
     assert len(training) == 12
     assert [record["iteration"] for record in evaluations] == [12]
 
-    result = run("plot_run", tmp_path)
+    result = run("plot", tmp_path)
     assert result.returncode == 0, result.stderr
     assert re.search(r"coco/segm_mAP_50 +\d\.\d{3} +\d\.\d{3} +12\n", result.stdout)
     assert re.search(r"training time +0:\d\d:\d\d for 12 iterations", result.stdout)
@@ -176,13 +176,14 @@ def test_plot_run_draws_several_runs_over_each_other(trained, tmp_path, monkeypa
     assert [axis.get_ylabel() for axis in metrics] == names
     assert all(list(line.get_xdata()) == [12] for axis in metrics for line in axis.lines)
 
+    monkeypatch.undo()
     (tmp_path / "1").symlink_to(trained)
     picture = tmp_path / "new" / "both.png"
-    result = run("plot_run", trained, tmp_path / "1", "-o", picture)
+    result = run("plot", trained, tmp_path / "1", "-o", picture)
     assert result.returncode == 0, result.stderr
     assert result.stdout.count("training time") == 2
     assert cv2.imread(str(picture)).shape == (1260, 1440, 3)
-    result = run("plot_run", trained, tmp_path)
+    result = run("plot", trained, tmp_path)
     assert result.returncode == 2
     assert f"{tmp_path} holds no log of a training run" in result.stderr
 
