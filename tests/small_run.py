@@ -18,6 +18,7 @@ from functools import partial
 from pathlib import Path
 
 import matplotlib.pyplot  # noqa: F401  (what a run imports late is imported once, before the processes fork)
+import numpy as np
 import torch
 import torch._dynamo
 import torchvision  # noqa: F401
@@ -272,6 +273,7 @@ def train(config: Path, work_dir: Path, *arguments: str, before: Callable[[], No
         os.dup2(descriptor, 2)
         sys.stdout, sys.stderr = (os.fdopen(number, "w", buffering=1, closefd=False) for number in (1, 2))
         warnings.simplefilter("default")  # not pytest's
+        np.random.seed()  # noqa: NPY002  (as of a process that is not forked; mmengine draws a seed from this state)
         if before:
             before()
         sys.exit(cli.run("train", [str(config), "--work-dir", str(work_dir), *arguments]))
