@@ -1,13 +1,15 @@
 """``train --deterministic``: the same losses bit for bit, in one process and in two."""
 
+import signal
 import subprocess
 import sys
+from functools import partial
 
 import pytest
 import torch
 from mmengine.hooks import Hook
 from mmengine.registry import HOOKS
-from small_run import records, trained, write_config
+from small_run import Interruption, records, send, trained, write_config
 from test_tools import CONFIG, options
 from tool_runs import TOOLS, environment, losses
 
@@ -15,11 +17,13 @@ SHORT = {"train_dataloader.dataset.indices": 4, "train_cfg.max_epochs": 2, "trai
 
 
 def test_two_runs_have_the_same_losses(tmp_path):
-    """Without a seed in the command."""
+    """Without a seed in the command, with another number of data-loading workers, and resumed."""
     config = write_config(tmp_path)
     config.write_text(config.read_text().replace("randomness = dict(seed=3)", ""))
-    for name in ("a", "b"):
-        status, output = trained(config, tmp_path / name, "--deterministic")
+    workers = ["--cfg-options", "train_dataloader.num_workers=2"]
+    stop = Interruption("training", number=6, act=partial(send, signal.SIGTERM))
+    for name, arguments, before in [("a", [], None), ("b", workers, stop.listen), ("b", ["--resume"], None)]:
+        status, output = trained(config, tmp_path / name, "--deterministic", *arguments, before=before)
         assert status == 0, output
     one, two = records(tmp_path / "a"), records(tmp_path / "b")
     assert len([record for record in one if "loss" in record]) == 12

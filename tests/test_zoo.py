@@ -1,12 +1,14 @@
-"""The zoo: every config has a row, and wrong figures are found."""
+"""The zoo: every config has a row, wrong figures are found, and every training keeps few checkpoints."""
 
 import copy
 
 import config_models
 import pytest
 from conftest import ROOT
+from mmengine.registry import HOOKS
 
 from backbones import zoo
+from backbones.engine.resumable import make_resumable
 
 # of the hosts' own code
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning", "ignore::DeprecationWarning", "ignore::FutureWarning")
@@ -45,6 +47,16 @@ def test_initial_weights_are_those_of_the_config(name):
     found = {*checkpoints(cfg.model), cfg.get("load_from") or ""}
     stated = MODELS[name].get("Initial weights", {})
     assert {url for url in found if url.startswith("https:")} == ({stated["URL"]} if stated else set())
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_training_keeps_a_bounded_number_of_checkpoints_and_the_best(name):
+    cfg = copy.deepcopy(config_models.read(name))
+    make_resumable(cfg)
+    hook = cfg.default_hooks.checkpoint
+    assert hook.type == "SafeCheckpointHook"
+    assert HOOKS.build(hook).max_keep_ckpts > 0
+    assert hook.get("save_best") == ("auto" if cfg.get("val_dataloader") else None)
 
 
 @pytest.mark.parametrize(("figure", "change"), [("Parameters", 1), ("FLOPs", -1)])

@@ -57,7 +57,7 @@ def run(verb: str, argv: Sequence[str] | None = None, prog: str | None = None) -
     args = parse_args(verb, argv, prog)
     try:
         return args.main(args) or 0
-    except UsageError as error:
+    except (UsageError, OSError) as error:  # OSError: a file or folder that cannot be read or written; it names it
         print(f"error: {error}", file=sys.stderr)
         return 2
 

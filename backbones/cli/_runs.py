@@ -5,6 +5,7 @@ import os
 from collections.abc import Iterator
 from typing import Any
 
+import torch
 import torch.distributed as dist
 from mmengine.config import Config
 from mmengine.device import get_device
@@ -15,7 +16,7 @@ from torch import nn
 import backbones.engine.resumable  # noqa: F401  (registers classes that the config in a work dir names)
 from backbones.cli import _own_data
 from backbones.config.hosts import find_config
-from backbones.config.lookup import model_settings, read_config, registered
+from backbones.config.lookup import check_kinds, model_settings, read_config, registered
 from backbones.config.options import HELP as OPTIONS_HELP
 from backbones.config.options import Options, merge_options
 from backbones.config.write import delta
@@ -62,6 +63,7 @@ def load_config(args: argparse.Namespace) -> Config:
         set_data_root(cfg, args.data_root)
     try:
         merge_options(cfg, args.cfg_options)
+        check_kinds(cfg)
     except ValueError as error:
         raise UsageError(error) from error
     cfg.work_dir = args.work_dir or cfg.get("work_dir") or os.path.join("work_dirs", path.stem)
@@ -107,6 +109,18 @@ def build_model(cfg: Config) -> nn.Module:
         raise UsageError(f"the model cannot be built: {reason(error)}") from error
 
 
+def find_device(name: str | None) -> torch.device:
+    """A device by its name, by default the GPU if there is one.
+
+    Raises:
+        UsageError: for an unknown or absent device.
+    """
+    try:
+        return torch.empty(1, device=name or get_device()).device
+    except (RuntimeError, AssertionError) as error:
+        raise UsageError(f"--device {name}: {str(error).splitlines()[0]}") from error
+
+
 def reason(error: Exception) -> str:
     """The message of an error; of one that was not written for users, with its kind."""
     return str(error) if isinstance(error, (ValueError, OSError)) else f"{type(error).__name__}: {error}"
@@ -117,24 +131,26 @@ def check_settings(cfg: Config, name: str, keys: tuple[str, ...]) -> None:
     if absent := [key for key in keys if not isinstance(cfg.get(key), dict)]:
         use = "training" if "optim_wrapper" in keys else "testing"
         raise UsageError(f"{name} has no {absent[0]}; it is not a config for {use}")
+    if "type" not in cfg.model:
+        raise UsageError(f"{name} has no model.type, the class of the model")
 
 
 def check_pretrained(cfg: Config) -> None:
     """Refuse a config whose ``load_from`` or ``init_cfg`` names a missing file."""
 
-    def checkpoints(node: Any, where: str) -> Iterator[tuple[str, str]]:
+    def checkpoints(node: Any, where: str) -> Iterator[tuple[str, Any]]:
         if isinstance(node, dict):
             if node.get("type") == "Pretrained":
-                yield f"{where}.checkpoint", node["checkpoint"]
+                yield f"{where}.checkpoint", node.get("checkpoint")
             for key, value in node.items():
                 yield from checkpoints(value, f"{where}.{key}")
         elif isinstance(node, (list, tuple)):
             for index, value in enumerate(node):
                 yield from checkpoints(value, f"{where}.{index}")
 
-    if not isinstance(cfg.get("load_from"), (str, type(None))):
-        raise UsageError(f"load_from is {cfg.load_from!r}; it must be a path or a URL")
-    for where, path in [*checkpoints(cfg.model.to_dict(), "model"), ("load_from", cfg.get("load_from"))]:
+    for where, path in [*checkpoints(cfg.model.to_dict(), "model"), ("load_from", cfg.get("load_from") or "")]:
+        if not isinstance(path, str):
+            raise UsageError(f"{where} is {path!r}; it must be a path or a URL")
         if path and ":" not in path and not os.path.isfile(os.path.expanduser(path)):
             raise UsageError(
                 f"{where} names {path}, which does not exist; set another path or URL by --cfg-options, or {where}=None"

@@ -14,6 +14,7 @@ import torch
 
 from backbones.benchmark import revcol, vit
 from backbones.benchmark.measure import machine
+from backbones.cli._runs import find_device
 from backbones.usage import UsageError, command
 
 SECTIONS = {"revcol": revcol, "vit": vit}
@@ -52,7 +53,10 @@ def main(args: argparse.Namespace) -> None:
     """Measure the named sections, or all; write each as soon as it is measured."""
     if unknown := set(args.sections) - SECTIONS.keys():
         raise UsageError(f"there is no section {sorted(unknown)}; choose from {list(SECTIONS)}")
-    device = torch.device(args.device)
+    for option in ("size", "batch", "repeats"):
+        if (value := getattr(args, option)) is not None and value < 1:
+            raise UsageError(f"--{option} is {value}; it must be 1 or more")
+    device = find_device(args.device)
     args.out.mkdir(parents=True, exist_ok=True)
     page = args.out / "BENCHMARKS.md"
     given = {key: value for key, value in vars(args).items() if value is not None}

@@ -52,6 +52,8 @@ def main(args: argparse.Namespace) -> int:
         raise UsageError(f"--html {args.html} exists; name another file, or remove it first")
     cfg = _runs.load_config(args)
     loops = tuple(loop for loop in LOOPS if cfg.get(f"{loop}_dataloader"))
+    if not loops:
+        raise UsageError(f"{args.config} has no train_dataloader, val_dataloader or test_dataloader, so no data")
     check_files(cfg, loops)
     findings = examine(cfg, loops, args.full)
     if not any(fault.kind in ("not-json", "missing-key", "invalid-entry") for fault in findings.faults):

@@ -83,7 +83,7 @@ def main(args: argparse.Namespace) -> None:
 def load_stock(name: str) -> Config:
     """Read the config to change, and enter its default scope."""
     path = find_config(name)
-    if "read_base()" in path.read_text():
+    if b"read_base()" in path.read_bytes():
         raise UsageError(
             f"{name} is written in mmengine's pure-Python style, which cannot be the base of a config with strings. "
             "Take the config of the same name in the text style, or set backbone and in_channels in a copy by hand"

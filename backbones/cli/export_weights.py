@@ -51,11 +51,12 @@ def main(args: argparse.Namespace) -> None:
     weights = {f"{prefix}{name}": value for name, value in weights.items()}
     out.parent.mkdir(parents=True, exist_ok=True)
     if args.format == "safetensors":
-        from safetensors.torch import save_file
+        from safetensors.torch import save
 
-        save_file(weights, out)
+        out.write_bytes(save(weights))
     else:
-        torch.save({wrapper: weights} if wrapper else weights, out)
+        with out.open("wb") as file:  # torch's errors do not name it
+            torch.save({wrapper: weights} if wrapper else weights, file)
     count = sum(value.numel() for value in weights.values())
     print(f"{out}: {len(weights)} weights of a {cls.__name__}, {count / 1e6:.2f} M values, without {_rest(everything)}")
 

@@ -7,6 +7,8 @@ Example: densebackbones plot work_dirs/revcol_maskrcnn_coco
 import argparse
 from pathlib import Path
 
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+
 from backbones.pictures.curves import draw, draw_beside, main_metrics, read_runs, split, table
 from backbones.usage import UsageError
 
@@ -24,6 +26,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def main(args: argparse.Namespace) -> None:
     """Draw and print."""
+    if args.out and args.out.suffix.lower()[1:] not in FigureCanvasAgg.filetypes:
+        raise UsageError(f"-o {args.out}: the name of a picture ends in .png, .pdf, .svg or the like")
     runs = {str(work_dir): split(read_runs(work_dir)) for work_dir in args.work_dir}
     for work_dir, (training, _) in runs.items():
         if not training:

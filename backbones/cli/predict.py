@@ -28,8 +28,6 @@ nothing to predict or an argument is wrong.
 import argparse
 from pathlib import Path
 
-from mmengine.device import get_device
-from torch import nn
 from tqdm import tqdm
 
 from backbones.cli import _runs
@@ -90,13 +88,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def main(args: argparse.Namespace) -> int:
     """Check, then predict or serve."""
     check_arguments(args)
+    device = _runs.find_device(args.device)
     inputs = None if args.serve else find_inputs(args.inputs)
     cfg = _runs.load_config(args)
     model = _runs.build_model(cfg)
     meta = class_meta(cfg, load_weights(model, cfg, args.checkpoint).get("dataset_meta"))
     ids = choose_ids(inputs.files if inputs else [], meta["classes"], cfg, args.annotations)
     pictures = Pictures(cfg, meta, args.score_thr)
-    predictor = Predictor(to_device(model, args.device), cfg, args.batch_size)
+    predictor = Predictor(model.to(device), cfg, args.batch_size)
     if args.tile:
         predictor = TiledPredictor(predictor, args.tile, args.overlap)
     if inputs is None:
@@ -134,15 +133,3 @@ def check_arguments(args: argparse.Namespace) -> None:
         raise UsageError(f"--batch-size is {args.batch_size}; it must be 1 or more")
     if args.out:
         check_folder(args.out)
-
-
-def to_device(model: nn.Module, device: str | None) -> nn.Module:
-    """Move a model to a device, by default the GPU if there is one.
-
-    Raises:
-        UsageError: for an unknown or absent device.
-    """
-    try:
-        return model.to(device or get_device())
-    except (RuntimeError, AssertionError) as error:
-        raise UsageError(f"--device {device}: {str(error).splitlines()[0]}") from error

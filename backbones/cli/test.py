@@ -65,7 +65,10 @@ def main(args: argparse.Namespace) -> None:
         load_published(model, args.checkpoint)
     else:
         load_trained(model, checkpoint, args.checkpoint)
-    loop: Any = runner.test_loop
+    try:
+        loop: Any = runner.test_loop
+    except Exception as error:  # classes of the hosts raise anything
+        raise UsageError(f"the evaluation cannot start: {_runs.reason(error)}") from error
     classes = loop.dataloader.dataset.metainfo.get("classes")
     note_classes(((checkpoint.get("meta") or {}).get("dataset_meta") or {}).get("classes"), classes)
     del checkpoint

@@ -12,6 +12,15 @@ from mmengine.registry import Registry, init_default_scope
 from backbones.config.hosts import HOSTS
 from backbones.usage import UsageError
 
+_LOOPS = ("train", "val", "test")
+KINDS: dict[str, tuple[Any, str]] = {  # of the main settings
+    **dict.fromkeys((f"{loop}_dataloader" for loop in _LOOPS), (dict, "a dict of settings")),
+    **dict.fromkeys((f"{loop}_cfg" for loop in _LOOPS), (dict, "a dict of settings")),
+    **dict.fromkeys(("model", "optim_wrapper", "default_hooks", "env_cfg", "randomness"), (dict, "a dict of settings")),
+    "custom_hooks": ((list, tuple), "a list of dicts"),
+    **dict.fromkeys(("default_scope", "load_from", "work_dir"), (str, "a text")),
+}
+
 
 def import_host(scope: str) -> None:
     """Import the modules of a config's default scope, without the lines that some hosts print while importing.
@@ -32,7 +41,8 @@ def read_config(path: Path) -> Config:
     """
     try:
         cfg = Config.fromfile(path)
-        scope = cfg.get("default_scope", "mmengine")
+        check_kinds(cfg)
+        scope = cfg.get("default_scope") or "mmengine"
         if scope in HOSTS:
             import_host(scope)
     except Exception as error:  # a config is a program
@@ -42,6 +52,21 @@ def read_config(path: Path) -> Config:
         raise UsageError(f"{path} cannot be read: {reason}") from error
     init_default_scope(scope)
     return cfg
+
+
+def check_kinds(cfg: Config) -> None:
+    """Refuse a config with a number where settings belong, and the like.
+
+    Raises:
+        UsageError: naming the first.
+    """
+    for key, value in cfg.items():
+        kinds, name = KINDS.get(key, (object, ""))
+        if value is not None and not isinstance(value, kinds):
+            raise UsageError(f"{key} is {value!r}; it must be {name}")
+    for hook in cfg.get("custom_hooks") or ():
+        if not isinstance(hook, dict) or "type" not in hook:
+            raise UsageError(f"custom_hooks has {hook!r}; it must be a dict with the type of a hook")
 
 
 def model_settings(cfg: Config) -> dict[str, Any]:

@@ -8,12 +8,19 @@ from mmengine.config import Config
 from mmengine.registry import DATASETS
 
 from backbones.config.lookup import registered
+from backbones.usage import UsageError
 
 LOOPS = ("train", "val", "test")
 
 
 def inner_datasets(node: Any) -> Iterator[dict]:
-    """The innermost data sets of a data loader, without their wrappers."""
+    """The innermost data sets of a data loader, without their wrappers.
+
+    Raises:
+        UsageError: for anything but a dict in the place of a data set.
+    """
+    if not isinstance(node, dict):
+        raise UsageError(f"a data set is {node!r}; it must be a dict of settings")
     inner = [node["dataset"]] if "dataset" in node else node.get("datasets", [])
     if not inner:
         yield node

@@ -295,8 +295,8 @@ def keep_safe(cfg: Config) -> None:
     A config whose ``default_hooks`` have no checkpoints, or those of another hook, gets one that saves only where a
     training stops.
     """
-    hooks = cfg.setdefault("default_hooks", ConfigDict())
-    hook = hooks.setdefault("checkpoint", dict(type="CheckpointHook", interval=1))  # mmengine's default
+    cfg.default_hooks = cfg.get("default_hooks") or ConfigDict()
+    hook = cfg.default_hooks.setdefault("checkpoint", dict(type="CheckpointHook", interval=1))  # mmengine's default
     if hook and type_name(hook) == "CheckpointHook":
         hook["type"] = "SafeCheckpointHook"
         if cfg.get("val_dataloader"):

@@ -14,23 +14,40 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 from matplotlib.figure import Figure
 
+from backbones.usage import UsageError
+
 Record = dict[str, Any]
 NOT_METRICS = {"data_time", "time", "step", "epoch", "iter"}
 
 
 def read_runs(work_dir: Path) -> list[Record]:
-    """Records of all runs in a work dir, oldest first; of iterations that a resumed run repeated, the later ones."""
+    """Records of all runs in a work dir, oldest first; of iterations that a resumed run repeated, the later ones.
+
+    Raises:
+        UsageError: for a log with a line that no training wrote.
+    """
     merged: list[Record] = []
     for file in sorted(work_dir.glob("*/vis_data/scalars.json")):  # the folders are named by time
-        records = [
-            json.loads(line) for line in file.read_text().splitlines() if line.endswith("}")
-        ]  # killed while writing
+        lines = file.read_text(errors="replace").splitlines()
+        records = [_record(line, file) for line in lines if line.endswith("}")]  # one was killed while writing
         first = next((record["step"] for record in records if "loss" in record), None)
         if first is not None:
             cut = next((i for i, r in enumerate(merged) if "loss" in r and r["step"] >= first), len(merged))
             merged = merged[:cut]
         merged += records
     return merged
+
+
+def _record(line: str, file: Path) -> Record:
+    try:
+        record = json.loads(line)
+        needed = ("step", "loss", "time") if "loss" in record else ("step",)
+        numbers = all(isinstance(record[key], (int, float)) for key in needed)
+    except (ValueError, LookupError, TypeError):
+        numbers = False
+    if not numbers:
+        raise UsageError(f"{file} is no log of a training: {line[:80]!r} is no record with the numbers of a step")
+    return record
 
 
 def split(records: Iterable[Record]) -> tuple[list[Record], list[Record]]:
