@@ -89,6 +89,10 @@ class Backbone(BaseModule):
         """The modules and parameters that ``frozen_stages`` counts, by name and in order of computation, stem first."""
         raise NotImplementedError
 
+    def units(self) -> list[nn.Module]:
+        """The modules that are gathered one after the other where the parameters are divided over processes."""
+        return []
+
     def memory_modes(self) -> dict[str, dict[str, Any]]:
         """The modes of training, by name, plain first: attributes that choose one, and may change between steps."""
         return {"plain": {}}

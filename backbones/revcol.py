@@ -353,6 +353,9 @@ class RevCol(DenseBackbone):
         columns: dict[str, list[Part]] = {f"column{i}": [column] for i, column in enumerate(self.columns)}
         return {"stem": [self.stem], **columns}
 
+    def units(self) -> list[nn.Module]:
+        return [level for column in self.columns for level in column.levels]
+
     def _freeze_unused_levels(self, top_link: bool) -> None:
         for i, column in enumerate(self.columns):
             columns_after = self.num_columns - 1 - i

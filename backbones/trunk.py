@@ -314,6 +314,9 @@ class Trunk(Backbone):
     def memory_modes(self) -> dict[str, dict[str, Any]]:
         return {"plain": dict(with_cp=False), "with_cp": dict(with_cp=True)}
 
+    def units(self) -> list[nn.Module]:
+        return list(self.blocks)
+
     def stages(self) -> dict[str, list[Part]]:
         tokens = [getattr(self, name) for name in (*self.token_names, "pos_embed")]
         blocks: dict[str, list[Part]] = {f"block{i}": [block] for i, block in enumerate(self.blocks)}

@@ -10,7 +10,8 @@ AdamW. Chosen here: Objects365 v2 (the larger edition, 1.7 M images), 26 epochs 
 step, kernels as pre-trained (3x3).
 
 The backbone starts from the authors' weights, which are downloaded at the first start. Weights, gradients and AdamW's
-moments alone take 35 GB on each GPU: one image a GPU, as in that segmentation config.
+moments alone take 35 GB on each GPU, or are divided over them by --shard (docs/learn/sharding.md): one image a GPU, as
+in that segmentation config.
 
 The detector has 2,182,303,183 parameters in OneDL and 2,182,172,111 upstream: OneDL's decoder embeds reference boxes in
 1024 channels, upstream's in 512, so weights of decoder.ref_point_head.layers.0 do not move between the two.

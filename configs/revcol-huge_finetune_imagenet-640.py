@@ -4,6 +4,9 @@ Run:    torchrun --nproc_per_node=8 tools/train.py configs/revcol-huge_finetune_
 
 The published file: python tools/test.py with this config and revcol_huge_megdata_in1k.pth
 
+Add --shard --cfg-options custom_hooks=[] to divide the model over the GPUs, without the average of the weights
+(docs/learn/sharding.md).
+
 The learning rate is for 1024 images a step; the numbers of GPUs and of images on each are not published, 2 are chosen.
 """
 

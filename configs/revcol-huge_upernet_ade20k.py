@@ -2,7 +2,8 @@
 
 Run:    python tools/train.py configs/revcol-huge_upernet_ade20k.py   (weights: see revcol_upernet_ade20k.py)
 
-One image per GPU, 8 GPUs. Where the authors recompute each column in backward, ours are reversible.
+One image per GPU, 8 GPUs; --shard divides the model over them (docs/learn/sharding.md). Where the authors recompute
+each column in backward, ours are reversible.
 """
 
 _base_ = "./revcol-large_upernet_ade20k.py"

@@ -8,6 +8,7 @@ from typing import Any
 
 from mmengine.config import Config
 from mmengine.hooks import Hook
+from mmengine.optim import build_optim_wrapper
 from mmengine.runner import CheckpointLoader, Runner
 from torch import Tensor, nn
 
@@ -16,6 +17,7 @@ from backbones.checkpoints import read_checkpoint as weights_of
 from backbones.checks import is_whole
 from backbones.cli._runs import takes_published_weights
 from backbones.engine.safe_checkpoints import check
+from backbones.engine.sharded import ShardedStrategy
 from backbones.errors import NotSavedError
 from backbones.usage import UsageError, note
 
@@ -208,9 +210,15 @@ def check_resumable(checkpoint: dict, path: str) -> None:
 
 
 def check_optimizer(runner: Runner, checkpoint: dict, path: str) -> None:
-    """Refuse an optimizer state with other parameter groups."""
-    runner.optim_wrapper = runner.build_optim_wrapper(runner.optim_wrapper)  # type: ignore[arg-type]
+    """Refuse an optimizer state with other parameter groups, or divided over processes otherwise."""
+    runner.optim_wrapper = build_optim_wrapper(runner.model, runner.optim_wrapper)  # type: ignore[arg-type]
     have, want = checkpoint["optimizer"], runner.optim_wrapper.state_dict()
+    divided = isinstance(getattr(runner, "strategy", None), ShardedStrategy)
+    if any(isinstance(key, str) != divided for key in have.get("state", ())):
+        raise UsageError(
+            f"{path} is of a training {'without' if divided else 'with'} --shard; go on likewise, or start from its "
+            f"weights: --cfg-options load_from={path}"
+        )
     if "param_groups" in want and "param_groups" in have:  # several optimizers have one level more
         try:
             sizes = [[len(group["params"]) for group in state["param_groups"]] for state in (have, want)]

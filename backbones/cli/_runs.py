@@ -10,10 +10,11 @@ import torch.distributed as dist
 from mmengine.config import Config
 from mmengine.device import get_device
 from mmengine.registry import MODELS, RUNNERS
-from mmengine.runner import Runner
+from mmengine.runner import FlexibleRunner, Runner
 from torch import nn
 
-import backbones.engine.resumable  # noqa: F401  (registers classes that the config in a work dir names)
+import backbones.engine.resumable
+import backbones.engine.sharded  # noqa: F401  (registers classes that the config in a work dir names)
 from backbones.cli import _own_data
 from backbones.config.hosts import find_config
 from backbones.config.lookup import check_kinds, model_settings, read_config, registered
@@ -92,7 +93,10 @@ def build_runner(cfg: Config) -> Runner:
     if cfg.get("launcher") == "pytorch" and get_device() == "cpu":
         join_on_cpu(cfg)
     try:
-        return RUNNERS.build(cfg) if "runner_type" in cfg else Runner.from_cfg(cfg)  # type: ignore[arg-type]
+        runner = RUNNERS.build(cfg) if "runner_type" in cfg else Runner.from_cfg(cfg)  # type: ignore[arg-type]
+        if isinstance(runner, FlexibleRunner):  # would build its model when training starts
+            runner.model = runner.strategy.build_model(runner.model)
+        return runner  # type: ignore[return-value]
     except Exception as error:  # classes of the hosts raise anything
         raise UsageError(f"the model or the runner cannot be built: {reason(error)}") from error
 

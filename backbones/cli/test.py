@@ -56,6 +56,8 @@ def main(args: argparse.Namespace) -> None:
         set_show_dir(cfg, args.show_dir)
     cfg.load_from = None  # the runner would run code of the file
     cfg.resume = False
+    for key in ("runner_type", "strategy"):  # of a training divided over processes; the weights alone are whole
+        cfg.pop(key, None)
     # A checkpoint's state_dict holds the averaged weights; mmpretrain's hook would also evaluate the others
     # and overwrite the files.
     cfg.custom_hooks = [hook for hook in cfg.get("custom_hooks") or [] if "EMAHook" not in str(hook["type"])]

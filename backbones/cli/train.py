@@ -38,6 +38,7 @@ from backbones.cli._checkpoints import (
 from backbones.datasets.check import check_data
 from backbones.engine.interruptions import save_stopped
 from backbones.engine.resumable import make_resumable
+from backbones.engine.sharded import shard
 from backbones.errors import BadLossError, BrokenImagesError, NotSavedError, SetupError
 from backbones.usage import UsageError, note
 
@@ -50,6 +51,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--deterministic",
         action="store_true",
         help="the same losses, bit for bit, in every run of a seed (randomness.seed, or else 0) on this machine",
+    )
+    parser.add_argument(
+        "--shard",
+        action="store_true",
+        help="divide parameters, gradients and optimizer over the processes, for a model that one GPU does not hold",
     )
     parser.add_argument("--auto-scale-lr", action="store_true", help="scale the learning rate with the batch size")
     parser.add_argument(
@@ -101,6 +107,8 @@ def main(args: argparse.Namespace) -> None:
         set_deterministic(cfg)
     if args.auto_scale_lr:
         set_auto_scale_lr(cfg)
+    if args.shard:
+        set_shard(cfg)
 
     restarted = int(os.environ.get("TORCHELASTIC_RESTART_COUNT", 0)) > 0  # by torchrun, after a process died
     path = choose_resume(cfg, "auto" if restarted else args.resume)
@@ -191,6 +199,14 @@ def set_deterministic(cfg: Config) -> None:
     seed = randomness.get("seed")
     cfg.randomness = {**randomness, "deterministic": True, "seed": 0 if seed is None else seed}
     cfg.env_cfg = {**(cfg.get("env_cfg") or {}), "cudnn_benchmark": False}
+
+
+def set_shard(cfg: Config) -> None:
+    """Divide the training over the processes."""
+    try:
+        shard(cfg)
+    except SetupError as error:
+        raise UsageError(f"--shard: {error}") from error
 
 
 def set_auto_scale_lr(cfg: Config) -> None:

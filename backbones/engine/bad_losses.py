@@ -7,6 +7,7 @@ import torch
 from mmengine.dist import all_reduce
 from mmengine.hooks import Hook
 from mmengine.registry import HOOKS
+from torch.distributed.fsdp import FullyShardedDataParallel
 
 from backbones.errors import BadLossError
 
@@ -42,7 +43,7 @@ class BadLossHook(Hook):
             if not self.bad:
                 update(loss, *args, **kwargs)
             elif self.on_nan == "skip":
-                leave_out(wrapper, loss)
+                leave_out(wrapper, loss, summed=isinstance(runner.model, FullyShardedDataParallel))
 
         wrapper.update_params = update_unless_bad
 
@@ -68,11 +69,17 @@ class BadLossHook(Hook):
         runner.logger.warning(f"batch left out: {what} ({skipped} in all, {self.in_a_row} in a row)")
 
 
-def leave_out(wrapper: Any, loss: torch.Tensor) -> None:
+def leave_out(wrapper: Any, loss: torch.Tensor, summed: bool) -> None:
     """Count an iteration of an ``OptimWrapper`` without its gradients.
 
     Backward runs, as other processes wait for its sums. The gradients that accumulated before are put back, and
-    applied if their update is due; DistributedDataParallel would have averaged them in the backward that is left out.
+    applied if their update is due.
+
+    Args:
+        wrapper: The wrapper.
+        loss: Of this iteration.
+        summed: Whether accumulated gradients are already those of all processes; DistributedDataParallel would have
+            averaged them in the backward that is left out.
     """
     parameters = [parameter for group in wrapper.optimizer.param_groups for parameter in group["params"]]
     before = [None if parameter.grad is None else parameter.grad.clone() for parameter in parameters]
@@ -80,7 +87,7 @@ def leave_out(wrapper: Any, loss: torch.Tensor) -> None:
     for parameter, gradient in zip(parameters, before, strict=True):
         parameter.grad = gradient
     if wrapper.should_update() and any(gradient is not None for gradient in before):
-        for gradient in filter(torch.is_tensor, before):
+        for gradient in filter(torch.is_tensor, before) if not summed else ():
             all_reduce(gradient, "mean")
         wrapper.step()
         wrapper.zero_grad()
