@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from .dense_transformer import DenseTransformer
 from .layers import Attention, Linear, Mlp, talking_heads
 from .layers.attention import Bias, fold_bias
-from .trunk import NORM_EPS, Block, Trunk
+from .trunk import NORM_EPS, Trunk
 
 
 class TalkingHeadAttention(Attention):
@@ -111,11 +111,10 @@ class CaiTTrunk(Trunk):
     classifier_keys = (*Trunk.classifier_keys, "cls_token", "blocks_token_only.")
     prefix_tokens = ()
 
-    def make_block(
-        self, index: int, settings: Mapping[str, Any], *, rel_pos_size: tuple[int, int] | None, **kwargs: Any
-    ) -> Block:
-        attention = TalkingHeadAttention(self.embed_dims, self.num_heads, rel_pos_size)
-        return Block(self.embed_dims, attention, settings["mlp_ratio"], **kwargs)
+    def make_attention(
+        self, index: int, settings: Mapping[str, Any], rel_pos_size: tuple[int, int] | None
+    ) -> nn.Module:
+        return TalkingHeadAttention(self.embed_dims, self.num_heads, rel_pos_size)
 
     def drop_path_rates(self) -> list[float]:
         return [self.drop_path_rate] * self.depth

@@ -84,8 +84,8 @@ class CeiTBlock(Block):
     were trained this way.
     """
 
-    def add_feedforward(self, embed_dims: int, hidden: int) -> None:
-        self.leff = LocallyEnhancedFeedForward(embed_dims, hidden)
+    feedforward_name = "leff"
+    leff: LocallyEnhancedFeedForward
 
     def feedforward(self, x: Tensor, grid: tuple[int, int]) -> Tensor:
         return self.leff(x, grid)
@@ -166,11 +166,14 @@ class CeiTTrunk(Trunk):
     def make_patch_embed(self, settings: Mapping[str, Any]) -> nn.Module:
         return ImageToTokens(self.embed_dims, settings["patch_size"])
 
+    def make_feedforward(self, settings: Mapping[str, Any]) -> nn.Module:
+        return LocallyEnhancedFeedForward(self.embed_dims, int(self.embed_dims * settings["mlp_ratio"]))
+
     def make_block(
         self, index: int, settings: Mapping[str, Any], *, rel_pos_size: tuple[int, int] | None, **kwargs: Any
     ) -> Block:
-        attention = Attention(self.embed_dims, self.num_heads, rel_pos_size)
-        return CeiTBlock(self.embed_dims, attention, settings["mlp_ratio"], **kwargs)
+        attention = self.make_attention(index, settings, rel_pos_size)
+        return CeiTBlock(self.embed_dims, attention, self.make_feedforward(settings), **kwargs)
 
     def class_tokens(self, x: Tensor) -> Tensor:
         """The class token after each block, ``(B, depth, C)``, for ``LayerwiseClassAttention``.
@@ -178,7 +181,7 @@ class CeiTTrunk(Trunk):
         Raises:
             ValueError: if the model was built without a class token (``window_size`` or ``rel_pos``).
         """
-        if not self.token_names:
+        if not self.tokens:
             raise ValueError("this CeiT has no class token; build it without window_size and rel_pos to classify")
         self.check_input(x)
         layers = range(self.depth)

@@ -109,26 +109,29 @@ class DeepViTTrunk(Trunk):
         stem = ConvPatchEmbed if settings["cnn_stem"] else PatchEmbed
         return stem(self.embed_dims, settings["patch_size"])
 
-    def make_block(
-        self, index: int, settings: Mapping[str, Any], *, rel_pos_size: tuple[int, int] | None, **kwargs: Any
-    ) -> Block:
+    def make_attention(
+        self, index: int, settings: Mapping[str, Any], rel_pos_size: tuple[int, int] | None
+    ) -> nn.Module:
         transformed = settings["apply_transform"]
         entries = len(transformed) if isinstance(transformed, (list, tuple)) else 0
         if transformed is not None and entries != self.depth:
             raise ValueError(f"apply_transform has {entries} entries; depth is {self.depth}")
         check_flag("transform_scale", settings["transform_scale"])
         if transformed is None or transformed[index]:
-            attention = ReAttention(self.embed_dims, self.num_heads, rel_pos_size, settings["transform_scale"])
-        else:
-            attention = Attention(self.embed_dims, self.num_heads, rel_pos_size)
+            return ReAttention(self.embed_dims, self.num_heads, rel_pos_size, settings["transform_scale"])
+        return Attention(self.embed_dims, self.num_heads, rel_pos_size)
+
+    def make_block(
+        self, index: int, settings: Mapping[str, Any], *, rel_pos_size: tuple[int, int] | None, **kwargs: Any
+    ) -> Block:
         # The official block computes x + f(norm(r x)) / r. The norm undoes r up to its eps, which is relative to r^2.
         r = settings["scale_adjustment"]
         if not is_number(r) or r <= 0:
             raise ValueError(f"scale_adjustment is {r!r}; it must be a positive number")
         return Block(
             self.embed_dims,
-            attention,
-            settings["mlp_ratio"],
+            self.make_attention(index, settings, rel_pos_size),
+            self.make_feedforward(settings),
             branch_factor=1 / r,
             norm_eps=NORM_EPS / r**2,
             **kwargs,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 from mmengine.registry import MODELS
 from torch import Tensor, nn
@@ -25,6 +25,8 @@ class DenseTransformer(DenseBackbone, Trunk):
             stride 16 before a pyramid, so the levels always have strides 4, 8, 16, 32.
         taps: Indices of the blocks read by ``'taps'`` (four) or None (any number), increasing. Default: the ends of
             four equal parts of the depth for ``'taps'``, the last block for None.
+        final_norm: Normalise the block outputs that are read by the layer norm that published files call ``norm``; None
+            does as the family's detectors do: off for ViT, on for DINO.
         out_indices: Levels to return, increasing; negative ones count from the last. Parameters that no returned level
             depends on are frozen, so that data-parallel training does not wait for them.
 
@@ -38,16 +40,19 @@ class DenseTransformer(DenseBackbone, Trunk):
         ValueError: for an unknown ``arch``, and for blocks, windows, taps or levels that do not exist.
     """
 
+    norm_taps: ClassVar[bool] = False  # default of ``final_norm``
+
     def __init__(
         self,
         arch: str | Mapping[str, Any] | None = None,
         *,
         pyramid: str | Mapping[str, Any] | None = "simple",
         taps: Sequence[int] | None = None,
+        final_norm: bool | None = None,
         out_indices: Sequence[int] | None = None,
         **trunk: Any,
     ) -> None:
-        super().__init__(arch, **trunk)
+        super().__init__(arch, final_norm=self.norm_taps if final_norm is None else final_norm, **trunk)
         self.pyramid, self.sources = self.make_pyramid(pyramid, taps)
         channels, strides = self.pyramid.channels, self.pyramid.strides
         self._set_levels(channels, strides, range(len(channels)) if out_indices is None else out_indices)
@@ -106,8 +111,9 @@ class DenseTransformer(DenseBackbone, Trunk):
         stages = self.stages()
         order = list(stages)
         last = max(order.index(self.sources[i]) for i in self.out_indices)
-        for name in order[last + 1 :]:
-            for part in stages[name]:
+        reads_blocks = any(self.sources[i].startswith("block") for i in self.out_indices)
+        for part in (part for name in order[last + 1 :] for part in stages[name]):
+            if part is not self.norm or not reads_blocks:  # the norm belongs to the last block, but serves every tap
                 part.requires_grad_(False)
         used_levels = self.pyramid.levels_for(self.out_indices)
         for level in self.pyramid.levels:

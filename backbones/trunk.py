@@ -3,8 +3,8 @@
 A trunk turns images into tokens. Classifiers and MAE use it as it is; ``backbones.vit`` and the other families add
 a pyramid (``backbones.dense_transformer.DenseTransformer``). Final norm and heads belong to the classifier.
 
-Families differ in three seams: ``Trunk.make_patch_embed``, ``Trunk.make_block`` and
-``Trunk.drop_path_rates``.
+Families differ in the parts that ``Trunk``'s methods make: patches, prefix tokens, positions (a table that is added, or
+rotations of queries and keys), attention, feed-forward branch, block, and the rates of stochastic depth.
 """
 
 from __future__ import annotations
@@ -23,6 +23,8 @@ from .checks import are_wholes, check_flag, is_number, is_whole
 from .layers import (
     Attention,
     Mlp,
+    Rotary,
+    Rotation,
     ceil_div,
     drop_path_rates,
     drop_path_scale,
@@ -42,8 +44,8 @@ class Block(nn.Module):
 
     Args:
         embed_dims: C.
-        attention: ``(B, N, C), grid -> (B, N, C)``.
-        mlp_ratio: Hidden width of the feed-forward branch, in multiples of C.
+        attention: ``(B, N, C), grid, rotation -> (B, N, C)``.
+        feedforward: ``(B, N, C) -> (B, N, C)``.
         window_size: Side of the windows within which tokens attend; None attends globally.
         layer_scale_init_value: Start of the learnt per-channel factors of both branches; None has no factors.
         branch_factor: Constant factor of both branches.
@@ -51,13 +53,16 @@ class Block(nn.Module):
 
     Shapes:
         x: ``(B, prefix + h * w, C)`` with grid (h, w); there is no prefix when there are windows.
+        rotation: That of the grid, or of its windows; None has no rotary positions.
     """
+
+    feedforward_name: ClassVar[str] = "mlp"
 
     def __init__(
         self,
         embed_dims: int,
         attention: nn.Module,
-        mlp_ratio: float,
+        feedforward: nn.Module,
         *,
         window_size: int | None = None,
         layer_scale_init_value: float | None = None,
@@ -70,28 +75,25 @@ class Block(nn.Module):
         self.norm1 = nn.LayerNorm(embed_dims, eps=norm_eps)
         self.attn = attention
         self.norm2 = nn.LayerNorm(embed_dims, eps=norm_eps)
-        self.add_feedforward(embed_dims, int(embed_dims * mlp_ratio))
+        self.add_module(self.feedforward_name, feedforward)
         self.gamma_1 = self.gamma_2 = None
         if layer_scale_init_value is not None:
             self.gamma_1 = nn.Parameter(torch.full((embed_dims,), float(layer_scale_init_value)))
             self.gamma_2 = nn.Parameter(torch.full((embed_dims,), float(layer_scale_init_value)))
 
-    def add_feedforward(self, embed_dims: int, hidden: int) -> None:
-        self.mlp = Mlp(embed_dims, hidden)
-
-    def forward(self, x: Tensor, grid: tuple[int, int], scales: Scales) -> Tensor:
-        x = _add_branch(x, self.attend(self.norm1(x), grid), self.gamma_1, scales[0] * self.branch_factor)
+    def forward(self, x: Tensor, grid: tuple[int, int], scales: Scales, rotation: Rotation | None = None) -> Tensor:
+        x = _add_branch(x, self.attend(self.norm1(x), grid, rotation), self.gamma_1, scales[0] * self.branch_factor)
         return _add_branch(x, self.feedforward(self.norm2(x), grid), self.gamma_2, scales[1] * self.branch_factor)
 
-    def attend(self, x: Tensor, grid: tuple[int, int]) -> Tensor:
+    def attend(self, x: Tensor, grid: tuple[int, int], rotation: Rotation | None) -> Tensor:
         if self.window_size is None:
-            return self.attn(x, grid)
+            return self.attn(x, grid, rotation)
         windows = window_partition(x, grid, self.window_size)
-        windows = self.attn(windows, (self.window_size, self.window_size))
+        windows = self.attn(windows, (self.window_size, self.window_size), rotation)
         return window_unpartition(windows, grid, self.window_size)
 
     def feedforward(self, x: Tensor, grid: tuple[int, int]) -> Tensor:
-        return self.mlp(x)
+        return getattr(self, self.feedforward_name)(x)
 
 
 def _add_branch(x: Tensor, branch: Tensor, gamma: Tensor | None, scale: Tensor | float) -> Tensor:
@@ -121,8 +123,8 @@ class Trunk(Backbone):
         arch: Preset name, or a dict with ``embed_dims``, ``depth``, ``num_heads``, ``mlp_ratio`` (4) and
             ``patch_size`` (16). None takes ``default_arch``.
         img_size: Side, or (height, width), in pixels, of the images of pre-training, for which the position table is
-            made. At other sizes the table is resized in forward (bicubic, half-pixel centres, no antialiasing: the rule
-            of DeiT's and MAE's fine-tuning).
+            made; None takes ``default_img_size``, 224 for ViT. At other sizes the table is resized in forward (bicubic,
+            half-pixel centres, no antialiasing: the rule of DeiT's and MAE's fine-tuning).
         window_size: Side of the attention windows, in tokens; None attends globally everywhere.
         global_blocks: Indices of the blocks with global attention beside windows.
         rel_pos: Decomposed relative positions. An int gives the side, in pixels, of the images for which the tables of
@@ -130,6 +132,8 @@ class Trunk(Backbone):
         layer_scale_init_value: Start of LayerScale's factors, for weights that have them (DeiT-III); None: none.
         pos_embed: ``'learned'``, or ``'sincos'`` for MAE's fixed table.
         drop_path_rate: Largest chance, in [0, 1), of skipping a residual branch; rises linearly with depth.
+        final_norm: Normalise the tokens that are handed out, those of every tap, by the layer norm that published files
+            call ``norm``. False leaves it to the classifier.
         with_cp: Recompute whole blocks in backward instead of storing their activations.
         frozen_stages: -1 trains everything, 0 freezes patches, tokens and positions, ``n`` also the first n blocks.
         norm_eval: Keep batch norms in eval mode during training.
@@ -158,22 +162,29 @@ class Trunk(Backbone):
         "pre_logits.",
         "mask_token",
         "decoder_",
+        "neck.",
     )
     prefix_tokens: ClassVar[tuple[str, ...]] = ("cls_token",)
     stem_name: ClassVar[str] = "patch_embed"
+    default_img_size: ClassVar[int] = 224
+    resizes_on_load: ClassVar[bool] = True  # files' tables of other grids; otherwise they are refused
+    norm_eps: ClassVar[float] = NORM_EPS
+    has_table: ClassVar[bool] = True  # of absolute positions, ``pos_embed``
+    other_positions: ClassVar[str] = ""  # that take the place of relative positions and of fixed tables
     undecayed = ("pos_embed", "cls_token", "dist_token")
 
     def __init__(
         self,
         arch: str | Mapping[str, Any] | None = None,
         *,
-        img_size: int | Sequence[int] = 224,
+        img_size: int | Sequence[int] | None = None,
         window_size: int | None = None,
         global_blocks: Sequence[int] = (),
         rel_pos: bool | int = False,
         layer_scale_init_value: float | None = None,
         pos_embed: str = "learned",
         drop_path_rate: float = 0.0,
+        final_norm: bool = False,
         with_cp: bool = False,
         frozen_stages: int = -1,
         norm_eval: bool = False,
@@ -195,21 +206,30 @@ class Trunk(Backbone):
         if not (layer_scale_init_value is None or is_number(layer_scale_init_value)):
             raise ValueError(f"layer_scale_init_value is {layer_scale_init_value!r}; it must be a number, or None")
         check_flag("with_cp", with_cp)
+        check_flag("final_norm", final_norm)
+        if self.other_positions and (rel_pos or pos_embed != "learned"):
+            raise ValueError(
+                f"rel_pos is {rel_pos!r} and pos_embed {pos_embed!r}; leave both out, as {type(self).__name__} has "
+                f"{self.other_positions}"
+            )
         self.with_cp = with_cp
-        self.img_size = _pair(img_size)
+        self.img_size = _pair(self.default_img_size if img_size is None else img_size)
         self.pos_grid = _grid(self.img_size, self.stride)
-        windows = self._windows(window_size, global_blocks)
+        self.windows = self._windows(window_size, global_blocks)
         rel_pos_grid = _grid(self.img_size if rel_pos is True else _pair(rel_pos), self.stride) if rel_pos else None
-        self.token_names = () if window_size or rel_pos_grid else self.prefix_tokens
+        self.tokens, self.left_out = self.make_tokens(settings), ()
+        if window_size or rel_pos_grid:
+            self.tokens, self.left_out = {}, tuple(self.tokens)
 
         self.add_module(self.stem_name, self.make_patch_embed(settings))
-        for name in self.token_names:
-            self.register_parameter(name, nn.Parameter(torch.zeros(1, 1, self.embed_dims)))
+        for name, count in self.tokens.items():
+            self.register_parameter(name, nn.Parameter(torch.zeros(1, count, self.embed_dims)))
         if layer_scale_init_value is None:
             layer_scale_init_value = settings.get("layer_scale_init_value")  # CaiT's archs have one
         self.layer_scale_init_value = layer_scale_init_value
-        rows = len(self.token_names) + self.pos_grid[0] * self.pos_grid[1]
-        self.pos_embed = nn.Parameter(torch.zeros(1, rows, self.embed_dims))
+        rows = len(self.placed_tokens) + self.pos_grid[0] * self.pos_grid[1]
+        self.pos_embed = nn.Parameter(torch.zeros(1, rows, self.embed_dims)) if self.has_table else None
+        self.rope_embed = self.make_rotary(settings)
         self.blocks = nn.ModuleList(
             self.make_block(
                 i,
@@ -218,8 +238,9 @@ class Trunk(Backbone):
                 rel_pos_size=(window, window) if rel_pos_grid and window else rel_pos_grid,
                 layer_scale_init_value=layer_scale_init_value,
             )
-            for i, window in enumerate(windows)
+            for i, window in enumerate(self.windows)
         )
+        self.norm = nn.LayerNorm(self.embed_dims, eps=self.norm_eps) if final_norm else None
         self._init_trunk(pos_embed)
         self._freeze()
 
@@ -233,18 +254,52 @@ class Trunk(Backbone):
         """The module that turns images into the patch map."""
         return PatchEmbed(self.embed_dims, settings["patch_size"])
 
+    def make_tokens(self, settings: Mapping[str, Any]) -> dict[str, int]:
+        """Names of the parameters in front of the patches, in order, and how many tokens each of them holds."""
+        return dict.fromkeys(self.prefix_tokens, 1)
+
+    def make_rotary(self, settings: Mapping[str, Any]) -> Rotary | None:
+        """Rotary positions, or None."""
+        return None
+
+    def make_attention(
+        self, index: int, settings: Mapping[str, Any], rel_pos_size: tuple[int, int] | None
+    ) -> nn.Module:
+        """The attention of block number ``index``."""
+        return Attention(self.embed_dims, self.num_heads, rel_pos_size)
+
+    def make_feedforward(self, settings: Mapping[str, Any]) -> nn.Module:
+        """The feed-forward branch of a block."""
+        return Mlp(self.embed_dims, int(self.embed_dims * settings["mlp_ratio"]))
+
     def make_block(
         self, index: int, settings: Mapping[str, Any], *, rel_pos_size: tuple[int, int] | None, **kwargs: Any
     ) -> Block:
         """Block number ``index``; ``kwargs`` are those of ``Block``."""
-        attention = Attention(self.embed_dims, self.num_heads, rel_pos_size)
-        return Block(self.embed_dims, attention, settings["mlp_ratio"], **kwargs)
+        attention = self.make_attention(index, settings, rel_pos_size)
+        return Block(self.embed_dims, attention, self.make_feedforward(settings), norm_eps=self.norm_eps, **kwargs)
 
     def drop_path_rates(self) -> list[float]:
         """Chance of dropping a branch, for each block: rising linearly from 0."""
         return drop_path_rates(self.drop_path_rate, self.depth)
 
+    def positions(self, grid: tuple[int, int]) -> Tensor | None:
+        """What is added to the tokens of a grid: ``(1, prefix + h * w, C)``, or None."""
+        if self.pos_embed is None:
+            return None
+        return resize_pos_embed(self.pos_embed, len(self.placed_tokens), self.pos_grid, grid)
+
     # Forward
+
+    @property
+    def num_prefix(self) -> int:
+        """Tokens in front of the patches."""
+        return sum(self.tokens.values())
+
+    @property
+    def placed_tokens(self) -> tuple[str, ...]:
+        """Names of the prefix tokens with a row in the position table, which come first."""
+        return tuple(name for name in self.prefix_tokens if name in self.tokens)
 
     def forward(self, x: Tensor) -> Any:
         return self.forward_tokens(x)
@@ -253,7 +308,7 @@ class Trunk(Backbone):
         """The tokens after the last block, ``(B, prefix + h * w, C)``."""
         self.check_input(x)
         last = self.depth - 1
-        return self.run_blocks(self.embed(x)[-1], [last])[last]
+        return self.hand_out(self.run_blocks(self.embed(x)[-1], [last])[last])
 
     def forward_maps(self, x: Tensor, names: Collection[str]) -> dict[str, Tensor]:
         """Maps of the stem and of block outputs, by name: ``block0`` to the last block, each ``(B, C, h, w)``."""
@@ -261,8 +316,13 @@ class Trunk(Backbone):
         outputs = self.run_blocks(patches, [i for i in range(self.depth) if f"block{i}" in names])
         h, w = patches.shape[2:]
         for i, tokens in outputs.items():
-            maps[f"block{i}"] = rearrange(tokens[:, len(self.token_names) :], "b (h w) c -> b c h w", h=h, w=w)
+            patches = self.hand_out(tokens[:, self.num_prefix :])
+            maps[f"block{i}"] = rearrange(patches, "b (h w) c -> b c h w", h=h, w=w)
         return maps
+
+    def hand_out(self, tokens: Tensor) -> Tensor:
+        """Tokens ``(B, N, C)`` after a block, through ``final_norm``."""
+        return tokens if self.norm is None else self.norm(tokens)
 
     def embed(self, x: Tensor, names: Collection[str] = ()) -> tuple[dict[str, Tensor], Tensor]:
         """The stem: its maps among ``names`` (plain patches have none), and the patches ``(B, C, h, w)``."""
@@ -284,24 +344,31 @@ class Trunk(Backbone):
     def run_tokens(self, tokens: Tensor, grid: tuple[int, int], wanted: Sequence[int]) -> dict[int, Tensor]:
         """Same as ``run_blocks`` for tokens with positions; without windows, patches may be left out (MAE)."""
         outputs = {}
+        rotations = self._rotations(tokens, grid)
         for i, scales in enumerate(self._draw_drop_path(tokens)[: max(wanted, default=-1) + 1]):
-            block = self.blocks[i]
+            block, rotation = self.blocks[i], rotations[self.windows[i]]
             if self.with_cp and torch.is_grad_enabled():
-                tokens = recompute(block, tokens, grid, scales)
+                tokens = recompute(block, tokens, grid, scales, rotation)
             else:
-                tokens = block(tokens, grid, scales)
+                tokens = block(tokens, grid, scales, rotation)
             if i in wanted:
                 outputs[i] = tokens
         return outputs
 
     def add_positions(self, patches: Tensor) -> Tensor:
         """``(B, C, h, w)`` to ``(B, prefix + h * w, C)``: prefix tokens in front, position table added."""
-        grid = (patches.shape[2], patches.shape[3])
         tokens = rearrange(patches, "b c h w -> b (h w) c")
-        if self.token_names:
-            prefix = torch.cat([getattr(self, name) for name in self.token_names], dim=1)
+        if self.tokens:
+            prefix = torch.cat([getattr(self, name) for name in self.tokens], dim=1)
             tokens = torch.cat([prefix.expand(tokens.shape[0], -1, -1), tokens], dim=1)
-        return tokens.contiguous() + resize_pos_embed(self.pos_embed, len(self.token_names), self.pos_grid, grid)
+        tokens, table = tokens.contiguous(), self.positions((patches.shape[2], patches.shape[3]))
+        return tokens if table is None else tokens + table
+
+    def _rotations(self, tokens: Tensor, grid: tuple[int, int]) -> dict[int | None, Rotation | None]:
+        """The rotation for each size of window."""
+        return {
+            size: None if self.rope_embed is None else self.rope_embed(grid, size, tokens) for size in set(self.windows)
+        }
 
     def _draw_drop_path(self, tokens: Tensor) -> list[Scales]:
         """The factors of the two branches of each block in this forward."""
@@ -318,19 +385,26 @@ class Trunk(Backbone):
         return list(self.blocks)
 
     def stages(self) -> dict[str, list[Part]]:
-        tokens = [getattr(self, name) for name in (*self.token_names, "pos_embed")]
+        tokens = [getattr(self, name) for name in self._learnt_in_stem()]
         blocks: dict[str, list[Part]] = {f"block{i}": [block] for i, block in enumerate(self.blocks)}
+        if self.norm is not None:
+            blocks[f"block{self.depth - 1}"].append(self.norm)
         return {"stem": [getattr(self, self.stem_name), *tokens], **blocks}
 
     def get_layer_depth(self, param_name: str, prefix: str = "") -> tuple[int, int]:
-        """ViTDet's rule: patches, tokens and positions are 0, block i is i + 1, the pyramid counts as a head."""
+        """ViTDet's rule: patches, tokens and positions are 0, block i is i + 1, the pyramid counts as a head.
+
+        The final norm has the depth of the last block.
+        """
         num_depths = self.depth + 2
         name = param_name.removeprefix(prefix)
         if param_name.startswith(prefix):
             if name.startswith("blocks."):
                 return int(name.split(".")[1]) + 1, num_depths
-            if name.startswith((f"{self.stem_name}.", "pos_embed", *self.token_names)):
+            if name.startswith((f"{self.stem_name}.", *self._learnt_in_stem())):
                 return 0, num_depths
+            if name.startswith("norm."):
+                return self.depth, num_depths
         return num_depths - 1, num_depths
 
     @staticmethod
@@ -344,6 +418,10 @@ class Trunk(Backbone):
         return adapt_vit_weights(self, weights)
 
     # Construction
+
+    def _learnt_in_stem(self) -> list[str]:
+        """Names of the prefix tokens and of the position table."""
+        return [*self.tokens, *(["pos_embed"] if self.has_table else [])]
 
     def _windows(self, window_size: int | None, global_blocks: Sequence[int]) -> list[int | None]:
         """Each block's window size."""
@@ -371,10 +449,10 @@ class Trunk(Backbone):
         if pos_embed not in ("learned", "sincos"):
             raise ValueError(f"pos_embed is {pos_embed!r}; it must be 'learned' or 'sincos'")
         self.apply(init_linear)
-        for name in (*self.token_names, "pos_embed"):
+        for name in self._learnt_in_stem():
             nn.init.trunc_normal_(getattr(self, name), std=0.02)
         if pos_embed == "sincos":
-            table = sincos_pos_embed(self.embed_dims, self.pos_grid, len(self.token_names))
+            table = sincos_pos_embed(self.embed_dims, self.pos_grid, self.num_prefix)
             self.pos_embed = nn.Parameter(table, requires_grad=False)
 
 
@@ -382,7 +460,8 @@ def init_linear(module: nn.Module) -> None:
     """Truncated normal weights of standard deviation 0.02, as all these papers have them; biases 0."""
     if isinstance(module, nn.Linear):
         nn.init.trunc_normal_(module.weight, std=0.02)
-        nn.init.zeros_(module.bias)
+        if module.bias is not None:
+            nn.init.zeros_(module.bias)
 
 
 def _pair(size: int | Sequence[int]) -> tuple[int, int]:

@@ -65,7 +65,7 @@ def test_maps_are_the_weights_of_the_values(family, rel_pos):
     net = family(ARCH, img_size=64, pyramid=None, rel_pos=rel_pos).double().eval()
     for p in net.parameters():
         torch.nn.init.normal_(p, std=0.3)
-    attention, n = net.blocks[1].attn, len(net.token_names) + 16
+    attention, n = net.blocks[1].attn, net.num_prefix + 16
     x = torch.randn(2, n, 24, dtype=torch.float64)
     maps = attention.maps(x, (4, 4))
     assert maps.shape == (2, 2, n, n)
@@ -160,7 +160,7 @@ def test_gradients_of_parameters_are_those_of_maps_that_are_kept():
     similarity_loss(record(net, images)).backward()
 
     maps = []
-    for block, tokens, _ in record(net, images):  # the textbook's
+    for block, tokens, *_ in record(net, images):  # the textbook's
         attention = block.attn
         q, k, _ = attention.qkv(block.norm1(tokens)).unflatten(2, (3, 2, 12)).permute(2, 0, 3, 1, 4).unbind()
         maps.append(attention.var_norm(attention.reatten_matrix((q @ k.mT * 12**-0.5).softmax(-1))))

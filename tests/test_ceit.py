@@ -137,7 +137,7 @@ def test_leff_and_its_gradients_are_those_of_textbook_code(grid, prefix):
 
 
 def test_the_class_token_is_updated_by_its_own_norm():
-    block = randomize(CeiTBlock(12, Attention(12, 3), mlp_ratio=4)).eval()
+    block = randomize(CeiTBlock(12, Attention(12, 3), LocallyEnhancedFeedForward(12, 48))).eval()
     x = torch.randn(2, 1 + 2 * 3, 12)
     attended = x + block.attn(block.norm1(x), (2, 3))
     cls, normed = attended[:, 0], block.norm2(attended)

@@ -30,7 +30,7 @@ def test_tokens_of_every_block_equal_timm(fixtures, name, cls):
     with torch.no_grad():
         tokens = net.run_blocks(net.embed(file["input"])[-1], range(arch["depth"]))
         maps = net(file["input"])
-    prefix = len(net.token_names)
+    prefix = net.num_prefix
     for i, expected in enumerate(file["block_tokens"]):
         assert_equal(tokens[i], expected)
         assert_equal(maps[i], expected[:, prefix:].transpose(1, 2).unflatten(2, (4, 4)))

@@ -297,7 +297,7 @@ def test_tables_of_other_grids_are_resized_by_deits_rule(tmp_path, img_size, gri
     theirs, net = official("vit_tiny_patch16_224"), vit(img_size=img_size, **windows)
     report = load_pretrained(net, saved(tmp_path, theirs.state_dict()))
     expected = resample_abs_pos_embed(theirs.pos_embed.data, list(grid), antialias=False)
-    assert_loaded(net, theirs.state_dict(), pos_embed=expected[:, 1 - len(net.token_names) :])
+    assert_loaded(net, theirs.state_dict(), pos_embed=expected[:, 1 - net.num_prefix :])
     assert report.adapted[-1] == (
         f"pos_embed was resized from 4 x 4 to {grid[0]} x {grid[1]}; img_size=64 keeps it as it is"
     )

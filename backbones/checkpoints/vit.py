@@ -23,17 +23,22 @@ class Transformer(Protocol):
     stem_name: ClassVar[str]
     classifier_keys: ClassVar[tuple[str, ...]]
     stride: int
-    token_names: tuple[str, ...]
+    left_out: tuple[str, ...]
     pos_grid: Grid
+    resizes_on_load: ClassVar[bool]
 
+    @property
+    def placed_tokens(self) -> tuple[str, ...]: ...
     def state_dict(self) -> dict[str, Any]: ...
 
 
 def published_vit_name(name: str) -> str:
-    """Maps a checkpoint key of detectron2 (ViTDet), BEiT's segmentor or timm to our name."""
+    """Maps a checkpoint key of detectron2 (ViTDet), BEiT, DINO or timm to our name."""
     name = name.removeprefix("net.")
     if re.match(r"simfp_\d\.|fpn[1-4]\.", name):
         return f"pyramid.{name}"
+    name = re.sub(r"\.attn\.([qv])_bias$", r".attn.qkv.\1_bias", name)
+    name = re.sub(r"\.mlp\.lin([12])\.", r".mlp.fc\1.", name)  # SAM's
     return re.sub(r"\.ls([12])\.gamma$", r".gamma_\1", name)
 
 
@@ -109,23 +114,22 @@ def _rel_pos_grids(weights: Mapping[str, Tensor]) -> dict[int, Grid]:
 
 
 def _fit_tokens(model: Transformer, weights: dict[str, Tensor]) -> list[str]:
-    """Fits the prefix tokens and the position table.
+    """Fits the prefix tokens and the position table, which not every family has.
 
     The table of a file whose network adds positions before it puts the class token in front (DeiT-III, big_vision) has
     no row for that token; a row of zeros makes the sum the same.
     """
-    if "pos_embed" not in weights:
-        return []
-    ours, grid, table, notes = model.token_names, model.pos_grid, weights["pos_embed"], []
+    ours, grid, notes = model.placed_tokens, model.pos_grid, []
     # CaiT's class token enters behind the blocks
     theirs = tuple(name for name in TOKENS if name in weights and not name.startswith(model.classifier_keys))
+    dropped = [name for name in dict.fromkeys((*theirs, *model.left_out)) if name in weights] if not ours else []
+    if "pos_embed" not in weights:
+        return [_drop(dropped, weights)] if model.left_out and dropped else []
+    table = weights["pos_embed"]
     rows, table_grid = _layout(table.shape[1], len(theirs), grid)
 
-    if not ours and (rows or theirs):
-        for name in theirs:
-            del weights[name]
-        dropped = [*theirs, *([f"{rows} of {table.shape[1]} rows of pos_embed"] if rows else [])]
-        notes.append(f"this model has no prefix tokens: {', '.join(dropped)} dropped")
+    if not ours and (rows or dropped):
+        notes.append(_drop(dropped, weights, f"{rows} of {table.shape[1]} rows of pos_embed" if rows else ""))
         table = table[:, rows:]
     elif theirs not in ((), ours) or rows not in (0, len(ours)):
         raise CheckpointError(
@@ -136,6 +140,11 @@ def _fit_tokens(model: Transformer, weights: dict[str, Tensor]) -> list[str]:
     elif rows < len(ours):
         table = torch.cat([table.new_zeros(1, len(ours), table.shape[2]), table], dim=1)
         notes.append(f"pos_embed got rows of zeros in front, for {', '.join(ours)}")
+    if table_grid != grid and not model.resizes_on_load:
+        raise CheckpointError(
+            f"pos_embed is a table for {_by(table_grid)} patches, and that of the model is for {_by(grid)}; pass "
+            f"img_size={_pixels(table_grid, model.stride)} (images of other sizes resize the table in forward)"
+        )
     if table_grid != grid:
         table = resize_pos_embed(table, len(ours), table_grid, grid)
         notes.append(
@@ -149,6 +158,12 @@ def _fit_tokens(model: Transformer, weights: dict[str, Tensor]) -> list[str]:
         )
     weights["pos_embed"] = table
     return notes
+
+
+def _drop(names: list[str], weights: dict[str, Tensor], rows: str = "") -> str:
+    for name in names:
+        del weights[name]
+    return f"this model has no prefix tokens: {', '.join([*names, *([rows] if rows else [])])} dropped"
 
 
 def _layout(rows: int, num_tokens: int, grid: Grid) -> tuple[int, Grid]:

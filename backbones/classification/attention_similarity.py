@@ -18,11 +18,13 @@ from mmengine.registry import MODELS
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
+from ..layers import Rotation
 from ..layers.recompute import without_statistics
 from ..trunk import Block, Trunk
 from .classifier import DenseClassifier
 
-BlockInput = tuple[Block, Tensor, tuple[int, int]]  # a block, its tokens (B, N, C), their grid
+# a block, its tokens (B, N, C), their grid and rotation
+BlockInput = tuple[Block, Tensor, tuple[int, int], Rotation | None]
 
 
 @contextmanager
@@ -39,8 +41,8 @@ def recorded_blocks(net: Trunk) -> Iterator[list[BlockInput]]:
     inputs: list[BlockInput] = []
 
     def record(block: Any, args: tuple[Any, ...]) -> None:
-        tokens, grid, _ = args
-        inputs.append((block, tokens, grid))
+        tokens, grid, _, rotation = args
+        inputs.append((block, tokens, grid, rotation))
 
     hooks = [block.register_forward_pre_hook(record) for block in net.blocks]
     try:
@@ -50,11 +52,11 @@ def recorded_blocks(net: Trunk) -> Iterator[list[BlockInput]]:
             hook.remove()
 
 
-def attention_maps(block: Block, tokens: Tensor, grid: tuple[int, int]) -> Tensor:
+def attention_maps(block: Block, tokens: Tensor, grid: tuple[int, int], rotation: Rotation | None = None) -> Tensor:
     """Attention weights of a block, ``(B, h, N, N)``, queries first, after re-attention."""
     attention: Any = block.attn
     with without_statistics(block):  # batch norms in the attention count the batch in forward
-        return attention.maps(block.norm1(tokens), grid)
+        return attention.maps(block.norm1(tokens), grid, rotation)
 
 
 def attention_similarity(maps: Tensor, others: Tensor) -> Tensor:

@@ -37,7 +37,7 @@ class DenseHead(ClsHead):
 
     def __init__(self, num_classes: int, backbone: Any, **kwargs: Any) -> None:
         super().__init__(**kwargs)
-        names = getattr(backbone, "token_names", ())
+        names = tuple(getattr(backbone, "tokens", ()))
         if not isinstance(backbone, self.reads) or names[: len(self.tokens)] != self.tokens:
             wanted = f" with {', '.join(self.tokens)}" if self.tokens else ""
             raise ValueError(
@@ -95,7 +95,7 @@ class MeanPoolHead(DenseHead):
         self.head = nn.Linear(backbone.embed_dims, self.num_classes)
 
     def read(self, backbone: Trunk, x: Tensor) -> Tensor:
-        return backbone(x)[:, len(backbone.token_names) :].mean(dim=1)
+        return backbone(x)[:, backbone.num_prefix :].mean(dim=1)
 
     def pre_logits(self, feats: Any) -> Tensor:
         return self.fc_norm(feats)

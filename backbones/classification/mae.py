@@ -10,7 +10,7 @@ from mmpretrain.models import BaseSelfSupervisor
 from mmpretrain.models.heads import MAEPretrainHead
 from torch import Tensor, nn
 
-from ..layers import Attention
+from ..layers import Attention, Mlp
 from ..layers.pos_embed import sincos_pos_embed
 from ..trunk import NORM_EPS, Block
 from ..vit import ViTTrunk
@@ -69,7 +69,7 @@ class MaskedAutoencoder(BaseSelfSupervisor):
         self.mask_token = nn.Parameter(torch.zeros(1, 1, width))
         self.decoder_pos_embed = nn.Parameter(sincos_pos_embed(width, net.pos_grid, 1), requires_grad=False)
         self.decoder_blocks = nn.ModuleList(
-            Block(width, Attention(width, decoder_num_heads), mlp_ratio=4) for _ in range(decoder_depth)
+            Block(width, Attention(width, decoder_num_heads), Mlp(width, 4 * width)) for _ in range(decoder_depth)
         )
         self.decoder_norm = nn.LayerNorm(width, eps=NORM_EPS)
         self.decoder_pred = nn.Linear(width, net.stride**2 * 3)
@@ -80,7 +80,7 @@ class MaskedAutoencoder(BaseSelfSupervisor):
         wanted = "MaskedAutoencoder takes a ViTTrunk with square img_size, and no window_size or rel_pos"
         if type(net) is not ViTTrunk:
             raise ValueError(f"{wanted}; got a {type(net).__name__}")
-        if not net.token_names:
+        if not net.tokens:
             raise ValueError(f"{wanted}; got one with windows or relative positions, which masked grids do not have")
         if net.pos_grid[0] != net.pos_grid[1]:
             raise ValueError(f"{wanted}; got img_size={net.img_size}")

@@ -5,18 +5,24 @@ from .channels_last import ChannelsLastConv2d
 from .drop_path import drop_path_rates, drop_path_scale
 from .exporting import crop, exporting
 from .linear import Linear, linear
-from .mlp import Mlp
+from .mlp import Mlp, SwiGLU
 from .norm import LayerNorm2d
 from .recompute import recompute
+from .rotary import CentredRotary, IndexRotary, Rotary, Rotation
 from .score_maps import re_attention, talking_heads
 from .windows import ceil_div, padding, window_partition, window_unpartition
 
 __all__ = [
     "Attention",
+    "CentredRotary",
     "ChannelsLastConv2d",
+    "IndexRotary",
     "LayerNorm2d",
     "Linear",
     "Mlp",
+    "Rotary",
+    "Rotation",
+    "SwiGLU",
     "ceil_div",
     "crop",
     "drop_path_rates",

@@ -11,10 +11,23 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from .exporting import exporting
-from .linear import Linear
+from .linear import Linear, linear
+from .rotary import Rotation, rotate
 
 CHUNK_BYTES = 24 * 2**20  # scores of all heads that are held at a time on a CPU, where there is a bias
 Bias = tuple[Tensor, Tensor]  # (B, h, N, rows) and (B, h, N, columns)
+
+
+class KeysWithoutBias(Linear):
+    """Projection to queries, keys and values with biases of queries and values: ``(B, N, C)`` to ``(B, N, 3 C)``."""
+
+    def __init__(self, embed_dims: int) -> None:
+        super().__init__(embed_dims, 3 * embed_dims, bias=False)
+        self.q_bias = nn.Parameter(torch.zeros(embed_dims))
+        self.v_bias = nn.Parameter(torch.zeros(embed_dims))
+
+    def forward(self, input: Tensor) -> Tensor:
+        return linear(input, self.weight, torch.cat([self.q_bias, torch.zeros_like(self.q_bias), self.v_bias]))
 
 
 class Attention(nn.Module):
@@ -24,17 +37,23 @@ class Attention(nn.Module):
         embed_dims: C, a multiple of ``num_heads``.
         num_heads: h.
         rel_pos_size: Grid (rows, columns) for which tables of relative positions are made; None makes none.
+        biases: Which of queries, keys and values have one: ``'qkv'``, ``'qv'`` or ``''``.
 
     Shapes:
-        x: ``(B, N, C)``; grid: (rows, columns) of the tokens, read for relative positions only; returns ``(B, N, C)``.
+        x: ``(B, N, C)``; grid: (rows, columns) of the tokens, read for relative positions only; rotation: of the
+        tokens, None without rotary positions; returns ``(B, N, C)``.
 
     Source: Vaswani et al., arXiv:1706.03762; relative positions: Li et al., MViTv2, arXiv:2112.01526, eq. 4.
     """
 
-    def __init__(self, embed_dims: int, num_heads: int, rel_pos_size: tuple[int, int] | None = None) -> None:
+    def __init__(
+        self, embed_dims: int, num_heads: int, rel_pos_size: tuple[int, int] | None = None, biases: str = "qkv"
+    ) -> None:
         super().__init__()
         self.num_heads = num_heads
-        self.qkv = Linear(embed_dims, 3 * embed_dims)
+        self.qkv = (
+            KeysWithoutBias(embed_dims) if biases == "qv" else Linear(embed_dims, 3 * embed_dims, bias=biases == "qkv")
+        )
         self.proj = Linear(embed_dims, embed_dims)
         self.has_rel_pos = rel_pos_size is not None
         if rel_pos_size is not None:
@@ -42,20 +61,23 @@ class Attention(nn.Module):
             self.rel_pos_h = nn.Parameter(torch.zeros(2 * rel_pos_size[0] - 1, head_dims))
             self.rel_pos_w = nn.Parameter(torch.zeros(2 * rel_pos_size[1] - 1, head_dims))
 
-    def forward(self, x: Tensor, grid: tuple[int, int]) -> Tensor:
-        q, k, v = self._project(x)
+    def forward(self, x: Tensor, grid: tuple[int, int], rotation: Rotation | None = None) -> Tensor:
+        q, k, v = self._project(x, rotation)
         x = self.attend(q, k, v, q.shape[-1] ** -0.5, self._bias(q, grid))
         return self.proj(rearrange(x, "b h n d -> b n (h d)"))
 
-    def maps(self, x: Tensor, grid: tuple[int, int]) -> Tensor:
+    def maps(self, x: Tensor, grid: tuple[int, int], rotation: Rotation | None = None) -> Tensor:
         """Attention weights, ``(B, h, N, N)``, queries first; ``forward`` never holds them."""
-        q, k, v = self._project(x)
+        q, k, v = self._project(x, rotation)
         unit = torch.eye(x.shape[1], dtype=v.dtype, device=v.device).expand(*v.shape[:2], -1, -1)
         return self.attend(q, k, unit, q.shape[-1] ** -0.5, self._bias(q, grid))
 
-    def _project(self, x: Tensor) -> tuple[Tensor, ...]:
+    def _project(self, x: Tensor, rotation: Rotation | None) -> tuple[Tensor, Tensor, Tensor]:
         """Queries, keys and values, each ``(B, h, N, d)``."""
-        return rearrange(self.qkv(x), "b n (qkv h d) -> qkv b h n d", qkv=3, h=self.num_heads).unbind()
+        q, k, v = rearrange(self.qkv(x), "b n (qkv h d) -> qkv b h n d", qkv=3, h=self.num_heads).unbind()
+        if rotation is not None:
+            q, k = rotate(q, rotation), rotate(k, rotation)
+        return q, k, v
 
     def _bias(self, q: Tensor, grid: tuple[int, int]) -> Bias | None:
         return relative_bias(q, self.rel_pos_h, self.rel_pos_w, grid) if self.has_rel_pos else None

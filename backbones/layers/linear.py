@@ -21,7 +21,7 @@ def convolve_when_compiled() -> Iterator[None]:
         _convolve_when_compiled = before
 
 
-def linear(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+def linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     """``F.linear``; on a CPU computed as a 1 x 1 convolution over the same memory.
 
     PyTorch multiplies matrices with MKL, which leaves up to half of the speed of other makers' processors unused, but

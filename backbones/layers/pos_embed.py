@@ -10,16 +10,26 @@ from torch import Tensor
 from .exporting import exporting
 
 
-def resize_pos_embed(table: Tensor, num_prefix: int, grid: tuple[int, int], new_grid: tuple[int, int]) -> Tensor:
-    """Brings a position table to another grid: bicubic with half-pixel centres, no antialiasing, in float32 or wider.
+def resize_pos_embed(
+    table: Tensor,
+    num_prefix: int,
+    grid: tuple[int, int],
+    new_grid: tuple[int, int],
+    *,
+    antialias: bool = False,
+    offset: float = 0.0,
+) -> Tensor:
+    """Brings a position table to another grid: bicubic with half-pixel centres, in float32 or wider.
 
-    The rule by which DeiT, MAE and ViTDet were fine-tuned at other sizes.
+    The defaults are the rule by which DeiT, MAE and ViTDet were fine-tuned at other sizes.
 
     Args:
         table: ``(1, num_prefix + h * w, C)``.
         num_prefix: Rows of prefix tokens in front; they are not resized.
         grid: (h, w), the rows and columns of patches that the table is for.
         new_grid: (H, W), likewise for the result.
+        antialias: Use the kernel, and where the grid shrinks the extent, of antialiasing.
+        offset: Places are those of a grid that is this many rows and columns longer (DINOv2: 0.1).
 
     Returns:
         ``(1, num_prefix + H * W, C)`` with the dtype of ``table``; ``table`` itself if the grids are equal.
@@ -28,7 +38,11 @@ def resize_pos_embed(table: Tensor, num_prefix: int, grid: tuple[int, int], new_
         return table
     places = rearrange(table[:, num_prefix:], "b (h w) c -> b c h w", h=grid[0])
     places = places.to(torch.promote_types(table.dtype, torch.float32))
-    places = F.interpolate(places, size=new_grid, mode="bicubic", align_corners=False)
+    if offset:
+        factors = tuple((new + offset) / old for new, old in zip(new_grid, grid, strict=True))
+        places = F.interpolate(places, scale_factor=factors, mode="bicubic", align_corners=False, antialias=antialias)
+    else:
+        places = F.interpolate(places, size=new_grid, mode="bicubic", align_corners=False, antialias=antialias)
     places = rearrange(places, "b c h w -> b (h w) c").to(table.dtype)
     return torch.cat([table[:, :num_prefix], places], dim=1)
 
