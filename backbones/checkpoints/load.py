@@ -4,19 +4,22 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any, ClassVar, Protocol
 
 import torch
 from mmengine.logging import print_log
 from torch import Tensor
 
-from .jax import from_jax, is_jax
+from .layouts import to_our_layout
 from .read import WRAPPERS, CheckpointError, find_weights, read_checkpoint, shorten
+from .recognise import hint
 from .report import LoadReport
 
 # Prefixes of data-parallel training, detectors, wrapped classifiers and JAX.
 PREFIXES = ("", "module.", "backbone.", "module.backbone.", "model.", "model.backbone.", "opt/target/", "params/")
+PREFIXES += ("image_encoder.", "visual.trunk.")  # of SAM, of open_clip
 
 
 class Loadable(Protocol):
@@ -58,62 +61,71 @@ def load_pretrained(
     content, inert = read_checkpoint(checkpoint, map_location)
     wrapper, weights = find_weights(content)
     others = [str(key) for key in content[wrapper] if key not in weights] if wrapper else []
-    adapted = []
-    if is_jax(weights):
-        try:
-            weights = from_jax(weights)
-        except (KeyError, RuntimeError) as error:
-            raise CheckpointError(f"{checkpoint} has JAX's names, but not its layouts ({error})") from error
-        adapted.append("JAX names and layouts converted to PyTorch's")
-    current = model.state_dict()
-
-    def keys_by_name(prefix: str) -> dict[str, str]:
-        """The model's name of each checkpoint key with this prefix; of several keys for a name the last."""
-        return {model.published_name(key[len(prefix) :]): key for key in weights if key.startswith(prefix)}
-
-    if prefix is None:
-        prefix = max(PREFIXES, key=lambda p: len(current.keys() & keys_by_name(p).keys()))
-    keys = keys_by_name(prefix)
-    if not current.keys() & keys.keys():
-        raise CheckpointError(
-            f"no key of {checkpoint} matches {type(model).__name__}: the file has {shorten(list(weights), 4)}; "
-            f"the model has {shorten(list(current), 4)}. Check that the file belongs to this backbone, "
-            "or give its prefix: init_cfg=dict(type='Pretrained', checkpoint=..., prefix=...)"
-        )
-    named = set(keys.values())
-    if doubles := [key for key in weights if key.startswith(prefix) and key not in named]:
-        raise CheckpointError(f"{checkpoint} has several keys for one name of the model, among them {shorten(doubles)}")
-    fitted = {name: weights[key] for name, key in keys.items()}
-    _check_kinds(fitted, current, model, checkpoint)
     try:
-        adapted += model.adapt_weights(fitted)
+        weights, adapted = to_our_layout(weights)
     except CheckpointError as error:
-        raise CheckpointError(f"{checkpoint}: {error}") from None
-    matched = {name: value for name, value in fitted.items() if name in current}
-    _check_shapes(matched, current, model, checkpoint)
+        raise CheckpointError(f"{checkpoint}: {error}") from error
+    with _naming_the_family(weights, model):
+        current = model.state_dict()
 
-    leftover = {name: key for name, key in keys.items() if name not in current}
-    dropped = [name for name in leftover if name.startswith(model.classifier_keys) or name not in fitted]
-    unexpected = [name for name in leftover if name not in dropped]
-    report = LoadReport(
-        source=str(checkpoint),
-        wrapper=wrapper,
-        prefix=prefix,
-        loaded=list(matched),
-        skipped=[key for key in weights if not key.startswith(prefix)]
-        + others
-        + [leftover[name] for name in dropped]
-        + [f"{other}.*" for other in WRAPPERS if wrapper and other != wrapper and other in content],
-        missing=[name for name in current if name not in fitted],
-        unexpected=[leftover[name] for name in unexpected],
-        inert=inert,
-        adapted=adapted,
-    )
-    if strict:
-        _check_trunk(report, [leftover[name] for name in unexpected if model.is_trunk_name(name)], model)
+        def keys_by_name(prefix: str) -> dict[str, str]:
+            """The model's name of each checkpoint key with this prefix; of several keys for a name the last."""
+            return {model.published_name(key[len(prefix) :]): key for key in weights if key.startswith(prefix)}
+
+        if prefix is None:
+            prefix = max(PREFIXES, key=lambda p: len(current.keys() & keys_by_name(p).keys()))
+        keys = keys_by_name(prefix)
+        if not current.keys() & keys.keys():
+            raise CheckpointError(
+                f"no key of {checkpoint} matches {type(model).__name__}: the file has {shorten(list(weights), 4)}; "
+                f"the model has {shorten(list(current), 4)}. Check that the file belongs to this backbone, "
+                "or give its prefix: init_cfg=dict(type='Pretrained', checkpoint=..., prefix=...)"
+            )
+        named = set(keys.values())
+        if doubles := [key for key in weights if key.startswith(prefix) and key not in named]:
+            raise CheckpointError(
+                f"{checkpoint} has several keys for one name of the model, among them {shorten(doubles)}"
+            )
+        fitted = {name: weights[key] for name, key in keys.items()}
+        _check_kinds(fitted, current, model, checkpoint)
+        try:
+            adapted += model.adapt_weights(fitted)
+        except CheckpointError as error:
+            raise CheckpointError(f"{checkpoint}: {error}") from None
+        matched = {name: value for name, value in fitted.items() if name in current}
+        _check_shapes(matched, current, model, checkpoint)
+
+        leftover = {name: key for name, key in keys.items() if name not in current}
+        dropped = [name for name in leftover if name.startswith(model.classifier_keys) or name not in fitted]
+        unexpected = [name for name in leftover if name not in dropped]
+        report = LoadReport(
+            source=str(checkpoint),
+            wrapper=wrapper,
+            prefix=prefix,
+            loaded=list(matched),
+            skipped=[key for key in weights if not key.startswith(prefix)]
+            + others
+            + [leftover[name] for name in dropped]
+            + [f"{other}.*" for other in WRAPPERS if wrapper and other != wrapper and other in content],
+            missing=[name for name in current if name not in fitted],
+            unexpected=[leftover[name] for name in unexpected],
+            inert=inert,
+            adapted=adapted,
+        )
+        if strict:
+            _check_trunk(report, [leftover[name] for name in unexpected if model.is_trunk_name(name)], model)
     model.load_state_dict(matched, strict=False)
     print_log(str(report), logger="current", level=logging.INFO if report.complete else logging.WARNING)
     return report
+
+
+@contextmanager
+def _naming_the_family(weights: Mapping[str, Tensor], model: Loadable) -> Iterator[None]:
+    """Adds to an error which family the file belongs to, where its names tell."""
+    try:
+        yield
+    except CheckpointError as error:
+        raise CheckpointError(f"{error}{hint(weights, type(getattr(model, 'backbone', model)).__name__)}") from None
 
 
 def _check_kinds(
