@@ -9,6 +9,7 @@ import sys
 
 import pytest
 import torch
+from archs import small_arch
 from mmengine.registry import MODELS, init_default_scope
 from torch.nn.modules.batchnorm import _BatchNorm
 
@@ -16,13 +17,13 @@ import backbones  # noqa: F401  (registers)
 from backbones.base import Backbone, DenseBackbone
 
 BACKBONES = {name: cls for name, cls in MODELS.module_dict.items() if issubclass(cls, DenseBackbone)}
+TAKEN = {"BEiT": ("mmseg", "mmpretrain")}  # names of the hosts' own classes; there ours needs its scope
 pytestmark = pytest.mark.parametrize("name", BACKBONES)
 
 
 def build(name: str, **kwargs) -> DenseBackbone:
-    """The smallest preset, its first."""
-    cls = BACKBONES[name]
-    return cls(next(iter(cls.archs)), **kwargs)
+    """A small arch; presets of some families begin with 86 million parameters."""
+    return BACKBONES[name](small_arch(name), **kwargs)
 
 
 @pytest.mark.parametrize("size", [(64, 64), (96, 64), (75, 101), (32, 32)])
@@ -74,9 +75,8 @@ def test_out_indices_choose_maps_and_stay_unchanged(name, given, expected):
     ],
 )
 def test_bad_arguments_are_named(name, kwargs, message):
-    cls = BACKBONES[name]
     with pytest.raises(ValueError, match=message):
-        cls(**{"arch": next(iter(cls.archs)), **kwargs})
+        BACKBONES[name](**{"arch": small_arch(name), **kwargs})
 
 
 def test_unknown_arch_keys_are_named(name):
@@ -103,10 +103,9 @@ def test_bad_input_is_named(name, x, message):
 
 
 def test_the_callers_arch_is_not_modified(name):
-    cls = BACKBONES[name]
-    arch = {key: list(v) if isinstance(v, tuple) else v for key, v in next(iter(cls.archs.values())).items()}
+    arch = {key: list(v) if isinstance(v, tuple) else v for key, v in small_arch(name).items()}
     before = copy.deepcopy(arch)
-    cls(arch)(torch.rand(1, 3, 32, 32))
+    BACKBONES[name](arch)(torch.rand(1, 3, 32, 32))
     assert arch == before
 
 
@@ -193,9 +192,12 @@ def test_bfloat16_autocast_gives_finite_maps(name):
 def test_each_host_builds_this_class(name, host):
     registry = __import__(f"{host}.registry", fromlist=["MODELS"]).MODELS
     init_default_scope(host)
-    assert registry.get(name) is BACKBONES[name]
+    if host in TAKEN.get(name, ()):
+        name = f"backbones.{name}"
+    cls = BACKBONES[name.rpartition(".")[2]]
+    assert registry.get(name) is cls
     with torch.device("meta"):
-        assert type(registry.build(dict(type=name))) is BACKBONES[name]
+        assert type(registry.build(dict(type=name))) is cls
 
 
 @functools.cache

@@ -68,6 +68,7 @@ def test_recipe_is_revcols(name, lr, layer_decay_rate, crop, stride, warm_up, ch
         ("deepvit", "DeepViT", "s", 0.2, 0.7, 512),
         ("ceit", "CeiT", "small", 0.1, 0.65, 512),
         ("hybrid-vit", "HybridViT", "r50-base", 0.1, 0.65, 768),
+        ("beit", "backbones.BEiT", "base", 0.1, 0.65, 768),
     ],
 )
 def test_recipe_is_maes(name, backbone, arch, drop_path_rate, layer_decay_rate, channels):
