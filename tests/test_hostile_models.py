@@ -80,6 +80,7 @@ OF_ARCHS: dict[str, st.SearchStrategy] = {
     "num_columns": st.integers(0, 3),
     "kernel_size": st.integers(-1, 8),
     "top_link": st.booleans(),
+    "block": st.sampled_from([None, dict(), dict(type="Nothing"), dict(type="LayerNorm2d"), dict(type="RevCol")]),
     "nonsense": JUNK,
 }
 

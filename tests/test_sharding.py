@@ -20,7 +20,8 @@ from torch.distributed.fsdp.wrap import ModuleWrapPolicy
 from torch.nn.parallel import DistributedDataParallel
 
 from backbones.base import DenseBackbone
-from backbones.revcol import Column, ConvNeXtBlock, Level
+from backbones.columns import Column, Level
+from backbones.revcol import ConvNeXtBlock
 from backbones.trunk import Trunk
 
 try:

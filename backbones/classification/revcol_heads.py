@@ -14,8 +14,9 @@ import torch.nn.functional as F
 from mmengine.registry import MODELS
 from torch import Tensor, nn
 
+from ..columns import LEVELS
 from ..layers import LayerNorm2d
-from ..revcol import LEVELS, NORM_EPS, ConvNeXtBlock, RevCol, init_weights
+from ..revcol import NORM_EPS, ConvNeXtBlock, RevCol, init_weights
 from .heads import DenseHead
 
 HEADS = 4  # supervised columns

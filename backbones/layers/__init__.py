@@ -7,7 +7,7 @@ from .exporting import crop, exporting
 from .linear import Linear, linear
 from .mlp import Mlp
 from .norm import LayerNorm2d
-from .recompute import recompute
+from .recompute import recompute, recompute_options, without_statistics
 from .score_maps import re_attention, talking_heads
 from .windows import ceil_div, padding, window_partition, window_unpartition
 
@@ -26,7 +26,9 @@ __all__ = [
     "padding",
     "re_attention",
     "recompute",
+    "recompute_options",
     "talking_heads",
     "window_partition",
     "window_unpartition",
+    "without_statistics",
 ]
