@@ -15,6 +15,7 @@ from .engine import DenseLayerDecayOptimWrapperConstructor  # noqa: E402
 from .hybrid_vit import HybridViT  # noqa: E402
 from .pyramid import SimpleFeaturePyramid  # noqa: E402
 from .revcol import RevCol  # noqa: E402
+from .revcol_vit import RevColViT  # noqa: E402
 from .vit import DeiT, PlainViT  # noqa: E402
 
 __version__ = "0.1.0"
@@ -27,6 +28,7 @@ __all__ = [
     "HybridViT",
     "PlainViT",
     "RevCol",
+    "RevColViT",
     "SimpleFeaturePyramid",
     "__version__",
     "config_path",

@@ -80,8 +80,8 @@ class Block(nn.Module):
         self.mlp = Mlp(embed_dims, hidden)
 
     def forward(self, x: Tensor, grid: tuple[int, int], scales: Scales) -> Tensor:
-        x = _add_branch(x, self.attend(self.norm1(x), grid), self.gamma_1, scales[0] * self.branch_factor)
-        return _add_branch(x, self.feedforward(self.norm2(x), grid), self.gamma_2, scales[1] * self.branch_factor)
+        x = add_branch(x, self.attend(self.norm1(x), grid), self.gamma_1, scales[0] * self.branch_factor)
+        return add_branch(x, self.feedforward(self.norm2(x), grid), self.gamma_2, scales[1] * self.branch_factor)
 
     def attend(self, x: Tensor, grid: tuple[int, int]) -> Tensor:
         if self.window_size is None:
@@ -94,7 +94,7 @@ class Block(nn.Module):
         return self.mlp(x)
 
 
-def _add_branch(x: Tensor, branch: Tensor, gamma: Tensor | None, scale: Tensor | float) -> Tensor:
+def add_branch(x: Tensor, branch: Tensor, gamma: Tensor | None, scale: Tensor | float) -> Tensor:
     """``x + gamma * scale * branch``, the product of the small factors taken first."""
     if gamma is not None:
         scale = gamma * scale
@@ -196,10 +196,12 @@ class Trunk(Backbone):
             raise ValueError(f"layer_scale_init_value is {layer_scale_init_value!r}; it must be a number, or None")
         check_flag("with_cp", with_cp)
         self.with_cp = with_cp
-        self.img_size = _pair(img_size)
-        self.pos_grid = _grid(self.img_size, self.stride)
+        self.img_size = image_sides(img_size)
+        self.pos_grid = patch_grid(self.img_size, self.stride)
         windows = self._windows(window_size, global_blocks)
-        rel_pos_grid = _grid(self.img_size if rel_pos is True else _pair(rel_pos), self.stride) if rel_pos else None
+        rel_pos_grid = (
+            patch_grid(self.img_size if rel_pos is True else image_sides(rel_pos), self.stride) if rel_pos else None
+        )
         self.token_names = () if window_size or rel_pos_grid else self.prefix_tokens
 
         self.add_module(self.stem_name, self.make_patch_embed(settings))
@@ -382,7 +384,7 @@ def init_linear(module: nn.Module) -> None:
         nn.init.zeros_(module.bias)
 
 
-def _pair(size: int | Sequence[int]) -> tuple[int, int]:
+def image_sides(size: int | Sequence[int]) -> tuple[int, int]:
     """(height, width) in pixels."""
     pair: Any = (size, size) if is_whole(size) else size
     if not are_wholes(pair, 2):
@@ -390,5 +392,6 @@ def _pair(size: int | Sequence[int]) -> tuple[int, int]:
     return pair[0], pair[1]
 
 
-def _grid(size: tuple[int, int], stride: int) -> tuple[int, int]:
+def patch_grid(size: tuple[int, int], stride: int) -> tuple[int, int]:
+    """Rows and columns of the patches of an image of (height, width) pixels."""
     return ceil_div(size[0], stride), ceil_div(size[1], stride)
