@@ -19,6 +19,7 @@ from .eva02 import EVA02  # noqa: E402
 from .hybrid_vit import HybridViT  # noqa: E402
 from .pyramid import SimpleFeaturePyramid  # noqa: E402
 from .revcol import RevCol  # noqa: E402
+from .revcol_vit import RevColViT  # noqa: E402
 from .siglip2 import SigLIP2  # noqa: E402
 from .vit import DeiT, PlainViT  # noqa: E402
 
@@ -36,6 +37,7 @@ __all__ = [
     "HybridViT",
     "PlainViT",
     "RevCol",
+    "RevColViT",
     "SigLIP2",
     "SimpleFeaturePyramid",
     "__version__",

@@ -230,6 +230,16 @@ class DenseBackbone(Backbone):
             32 x 32 pixels.
     """
 
+    @classmethod
+    def raw_maps(cls, arch: Any, count: int) -> dict[str, Any]:
+        """Arguments with which ``count`` maps, at most four, are those of the trunk, without a pyramid, if it has one.
+
+        Args:
+            arch: The argument that is given beside them, or None.
+            count: Number of maps.
+        """
+        return {}
+
     def _set_levels(self, channels: Sequence[int], strides: Sequence[int], out_indices: Sequence[int]) -> None:
         levels = len(channels)
         try:

@@ -5,12 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
-from mmengine.registry import MODELS
-from torch import Tensor, nn
+from torch import Tensor
 
 from .base import DenseBackbone
-from .layers import ceil_div, crop
-from .pyramid import Pyramid, tap_pyramid, to_stride
+from .pyramid import Pyramid, build_pyramid, cut_levels, raw_pyramid, tap_pyramid, to_stride
 from .trunk import Trunk
 
 
@@ -58,6 +56,11 @@ class DenseTransformer(DenseBackbone, Trunk):
         self._set_levels(channels, strides, range(len(channels)) if out_indices is None else out_indices)
         self._freeze_unused()
 
+    @classmethod
+    def raw_maps(cls, arch: Any, count: int) -> dict[str, Any]:
+        depth = cls.parse_arch(cls.default_arch if arch is None else arch)["depth"]
+        return dict(pyramid=None, taps=tuple(depth * i // count - 1 for i in range(1, count + 1)))
+
     def make_pyramid(
         self, pyramid: str | Mapping[str, Any] | None, taps: Sequence[int] | None
     ) -> tuple[Pyramid, list[str]]:
@@ -68,24 +71,13 @@ class DenseTransformer(DenseBackbone, Trunk):
             return tap_pyramid(self.embed_dims), _block_names(blocks)
         if pyramid is None:
             blocks = self._check_taps((last,) if taps is None else taps)
-            n = len(blocks)
-            levels = {f"level{i}": nn.Identity() for i in range(n)}
-            raw = Pyramid(levels, [self.embed_dims] * n, [self.stride] * n, in_stride=self.stride)
-            return raw, _block_names(blocks)
+            return raw_pyramid(self.embed_dims, len(blocks), self.stride), _block_names(blocks)
         if taps is not None:
             raise ValueError(
                 f"taps is {taps}, but pyramid={pyramid!r} reads the last block; pass pyramid='taps' or None"
             )
         wanted = "'simple', 'taps', None, or a dict such as dict(type='SimpleFeaturePyramid', out_channels=256)"
-        cfg = dict(type="SimpleFeaturePyramid") if pyramid == "simple" else pyramid
-        if not isinstance(cfg, Mapping) or "type" not in cfg:
-            raise ValueError(f"pyramid is {pyramid!r}; it must be {wanted}")
-        try:
-            module = MODELS.build({"in_channels": self.embed_dims, **cfg})
-        except Exception as error:  # an unknown type, or arguments that it does not take
-            raise ValueError(f"pyramid is {pyramid!r}; it must be {wanted}. {error}") from error
-        if not isinstance(module, Pyramid):
-            raise ValueError(f"pyramid is a {type(module).__name__}, which is a neck; it must be {wanted}")
+        module = build_pyramid(pyramid, self.embed_dims, wanted)
         return module, _block_names([last] * len(module.channels))
 
     def forward(self, x: Tensor) -> tuple[Tensor, ...]:
@@ -97,11 +89,7 @@ class DenseTransformer(DenseBackbone, Trunk):
             if name.startswith("block"):
                 maps[name] = to_stride(maps[name], self.stride, self.pyramid.in_stride, size)
         feats = self.pyramid([maps[name] for name in sources], self.out_indices)
-        # Contiguous, since RoIAlign and other mmcv operators read the memory as NCHW and ignore strides.
-        return tuple(
-            crop(feat, 2, (ceil_div(size[0], stride), ceil_div(size[1], stride))).contiguous()
-            for feat, stride in zip(feats, self.strides, strict=True)
-        )
+        return cut_levels(feats, size, self.strides)
 
     def is_trunk_name(self, name: str) -> bool:
         return not name.startswith("pyramid.") and super().is_trunk_name(name)
@@ -115,10 +103,7 @@ class DenseTransformer(DenseBackbone, Trunk):
         for part in (part for name in order[last + 1 :] for part in stages[name]):
             if part is not self.norm or not reads_blocks:  # the norm belongs to the last block, but serves every tap
                 part.requires_grad_(False)
-        used_levels = self.pyramid.levels_for(self.out_indices)
-        for level in self.pyramid.levels:
-            if level not in used_levels:
-                level.requires_grad_(False)
+        self.pyramid.freeze_unused(self.out_indices)
 
     def _check_taps(self, taps: Sequence[int], count: int | None = None) -> tuple[int, ...]:
         blocks = self._check_blocks(taps, "taps")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -47,9 +48,22 @@ class Pyramid(nn.Module):
         """The modules that the levels ``indices`` need."""
         return [self.levels[i] for i in indices]
 
+    def freeze_unused(self, indices: Sequence[int]) -> None:
+        """Freezes the modules that the levels ``indices`` do not need."""
+        used = self.levels_for(indices)
+        for level in self.levels:
+            if level not in used:
+                level.requires_grad_(False)
+
     def forward(self, maps: Sequence[Tensor], indices: Sequence[int]) -> Sequence[Tensor]:
         """Makes the levels ``indices``, each from its map ``(B, C, h, w)``."""
         return [self.levels[i](x) for i, x in zip(indices, maps, strict=True)]
+
+
+def raw_pyramid(width: int, count: int, stride: int) -> Pyramid:
+    """``count`` maps as they are, each of the same width and stride."""
+    levels = {f"level{i}": nn.Identity() for i in range(count)}
+    return Pyramid(levels, [width] * count, [stride] * count, in_stride=stride)
 
 
 def tap_pyramid(width: int) -> Pyramid:
@@ -124,6 +138,29 @@ class SimpleFeaturePyramid(Pyramid):
         return tuple((_every_second(feats[3]) if i == 4 else feats[i]).contiguous() for i in indices)
 
 
+def build_pyramid(pyramid: Any, in_channels: int, wanted: str) -> Pyramid:
+    """The pyramid of a config, or for ``'simple'`` ViTDet's with its defaults.
+
+    Args:
+        pyramid: As a backbone was given it.
+        in_channels: Channels of the stride-16 map.
+        wanted: The backbone's values of ``pyramid``, for the errors.
+
+    Raises:
+        ValueError: for a config that builds no pyramid.
+    """
+    cfg = dict(type="SimpleFeaturePyramid") if pyramid == "simple" else pyramid
+    if not isinstance(cfg, Mapping) or "type" not in cfg:
+        raise ValueError(f"pyramid is {pyramid!r}; it must be {wanted}")
+    try:
+        module = MODELS.build({"in_channels": in_channels, **cfg})
+    except Exception as error:  # an unknown type, or arguments that it does not take
+        raise ValueError(f"pyramid is {pyramid!r}; it must be {wanted}. {error}") from error
+    if not isinstance(module, Pyramid):
+        raise ValueError(f"pyramid is a {type(module).__name__}, which is a neck; it must be {wanted}")
+    return module
+
+
 class ConvNorm(nn.Conv2d):
     """Convolution without bias, size kept, followed by a layer norm over channels (keys as in detectron2)."""
 
@@ -151,6 +188,25 @@ class _Half(nn.Module):
             rows, columns = (padding(n, 2) for n in x.shape[2:])
             return F.max_pool2d(F.pad(x, (0, columns, 0, rows), value=float("-inf")), 2)
         return F.max_pool2d(x, 2, ceil_mode=True)
+
+
+def cut_levels(feats: Sequence[Tensor], size: tuple[int, int], strides: Sequence[int]) -> tuple[Tensor, ...]:
+    """Cuts what an image's padding to whole patches added; contiguous.
+
+    RoIAlign and other mmcv operators read the memory as NCHW and ignore strides.
+
+    Args:
+        feats: Levels of the padded image.
+        size: (height, width) of the image, in pixels.
+        strides: Of each level, in input pixels.
+
+    Returns:
+        For each level ``(B, C, ceil(height / stride), ceil(width / stride))``.
+    """
+    return tuple(
+        crop(feat, 2, (ceil_div(size[0], stride), ceil_div(size[1], stride))).contiguous()
+        for feat, stride in zip(feats, strides, strict=True)
+    )
 
 
 def to_stride(x: Tensor, stride: int, wanted: int, size: tuple[int, int]) -> Tensor:

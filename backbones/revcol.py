@@ -1,11 +1,7 @@
 """RevCol: reversible column networks (Cai et al., ICLR 2023, arXiv:2212.11696).
 
-Several columns refine the same four feature levels. With column i and level l (0 is the finest, stride 4; s is the
-stem)
-
-    c_l^i = a_l^i * c_l^{i-1} + F_l^i(c_{l-1}^i, c_{l+1}^{i-1}),    c_{-1}^i = s,    c_l^{-1} = 0
-
-so a column can be undone level by level, from the coarsest to the finest, where every a is away from zero.
+Several columns refine the same four feature levels (``backbones.columns`` has the equation); level 0 is the finest,
+stride 4.
 
 Reproduced: the backbone of the classification models T to H and of the detection and segmentation models. Coarse maps
 are resized to the finer map's size, as the official segmentation code does, so that any image size works; for multiples
@@ -14,7 +10,7 @@ of 32 this is the factor 2 of the other two. Parameter names are the official on
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -22,15 +18,12 @@ import torch.nn.functional as F
 from mmengine.registry import MODELS
 from torch import Tensor, nn
 
-from .base import DenseBackbone, Part
+from .base import DenseBackbone
 from .checkpoints import CheckpointError
-from .checks import are_wholes, check_flag, is_whole
-from .layers import ChannelsLastConv2d, Linear, drop_path_rates, drop_path_scale, linear
-from .reversible import Run, call, largest_safe_run, run_columns, smallest_scales
+from .checks import check_flag, is_whole
+from .columns import ColumnNetwork, Level
+from .layers import ChannelsLastConv2d, Linear, linear
 
-LEVELS = 4
-INITIAL_SHORTCUT = 0.5
-MIN_SHORTCUT = 1e-3  # smallest |shortcut|, so that a column can be undone
 NORM_EPS = 1e-6
 CACHED_VALUES = 2**18  # of a map, at a time, on a CPU: 4 MiB of hidden values in float32
 UP_NAMES = ("up", "up2")  # official names of the links from the previous column
@@ -84,6 +77,44 @@ class ConvNeXtBlock(nn.Module):
         return x + branch if scale is None else torch.addcmul(x, branch, scale.to(x.dtype))
 
 
+class GivenBlock(nn.Module):
+    """A block of anybody's, dropped as a whole: ``x + scale * (block(x) - x)``.
+
+    Args:
+        block: Config of a module of mmengine's registry, built with ``channels`` beside its own arguments. It maps
+            ``(B, H, W, C)`` to the same shape, for any H and W.
+        channels: C.
+
+    Shapes:
+        As of ``ConvNeXtBlock``.
+
+    Raises:
+        ValueError: for a config that builds no module; in forward, for a block that changes the shape.
+    """
+
+    def __init__(self, block: Mapping[str, Any], channels: int) -> None:
+        super().__init__()
+        wanted = (
+            f"block is {block!r}; it must be the config of a registered module that takes channels, such as "
+            "dict(type='MyBlock', expansion=2), or None for ConvNeXt's"
+        )
+        if not isinstance(block, Mapping) or "type" not in block:
+            raise ValueError(wanted)
+        try:
+            self.block = MODELS.build({**block, "channels": channels})
+        except Exception as error:  # an unknown type, or arguments that it does not take
+            raise ValueError(f"{wanted}. {error}") from error
+
+    def forward(self, x: Tensor, scale: Tensor | None = None) -> Tensor:
+        y = self.block(x)
+        if y.shape != x.shape:
+            raise ValueError(
+                f"{type(self.block).__name__} returned {tuple(y.shape)} for {tuple(x.shape)}; a block of RevCol maps "
+                "(B, H, W, C) to the same shape"
+            )
+        return y if scale is None else torch.addcmul(x, y - x, scale.to(x.dtype))
+
+
 class Upsample(nn.Module):
     """A coarser level of the previous column, brought to this level's width and size (nearest)."""
 
@@ -127,96 +158,23 @@ class Fusion(nn.Module):
         return x
 
 
-class Level(nn.Module):
-    """F_l of a column: fusion, then blocks, the way ``backbones.reversible`` runs them."""
-
-    def __init__(
-        self, channels: Sequence[int], level: int, depth: int, kernel_size: int, sources: Sequence[int]
-    ) -> None:
-        super().__init__()
-        self.fusion = Fusion(channels, level, sources)
-        self.blocks = nn.ModuleList(ConvNeXtBlock(channels[level], kernel_size) for _ in range(depth))
-
-    def forward(self, scales: Sequence[Tensor | None], down: Tensor, *ups: Tensor, run: Run = call) -> Tensor:
-        return run(self.branch, scales, down, *ups)
-
-    def branch(self, scales: Sequence[Tensor | None], down: Tensor, *ups: Tensor) -> Tensor:
-        """F_l itself."""
-        x = self.fusion(down, *ups)
-        for i, block in enumerate(self.blocks):
-            x = block(x, scales[i])
-        return x
-
-
-class Column(nn.Module):
-    """Four levels and their shortcuts; keeps the protocol that ``backbones.reversible`` asks for.
-
-    Attributes:
-        sources: For each level, the coarser levels of the previous column that feed it.
-    """
-
-    def __init__(
-        self, channels: Sequence[int], depths: Sequence[int], kernel_size: int, top_link: bool, first: bool
-    ) -> None:
-        super().__init__()
-        self.sources: list[tuple[int, ...]] = [()] * LEVELS
-        if not first:
-            self.sources = [(1, 3) if top_link else (1,), (2,), (3,), ()]
-        for l in range(LEVELS):
-            self.register_parameter(f"alpha{l}", nn.Parameter(torch.full((1, channels[l], 1, 1), INITIAL_SHORTCUT)))
-            self.add_module(f"level{l}", Level(channels, l, depths[l], kernel_size, self.sources[l]))
-
-    def forward(self, run: Run, stem: Tensor, *previous: Tensor) -> list[Tensor]:
-        return run(self.levels, self.shortcuts(), stem, previous)
-
-    @property
-    def levels(self) -> list[nn.Module]:
-        return [getattr(self, f"level{l}") for l in range(LEVELS)]
-
-    @property
-    def alphas(self) -> list[nn.Parameter]:
-        return [getattr(self, f"alpha{l}") for l in range(LEVELS)]
-
-    def shortcuts(self) -> list[Tensor]:
-        """The four shortcut scales, each ``(C_l,)``, at least 1e-3 away from zero."""
-        return [(alpha if self.training else _clamped(alpha)).flatten() for alpha in self.alphas]
-
-    def clamp_shortcuts(self) -> None:
-        """Moves the shortcut scales away from zero, in place; part of a training step.
-
-        The official code does so before every forward. In evaluation ``shortcuts`` gives the same values and
-        changes nothing.
-        """
-        for alpha in self.alphas:
-            # .data: an earlier forward's graph may hold alpha, and this changes no value that it has read.
-            alpha.data.copy_(_clamped(alpha).detach())
-
-
-def _clamped(alpha: Tensor) -> Tensor:
-    return torch.where(alpha < 0, alpha.clamp(max=-MIN_SHORTCUT), alpha.clamp(min=MIN_SHORTCUT))
-
-
 @MODELS.register_module()
-class RevCol(DenseBackbone):
+class RevCol(DenseBackbone, ColumnNetwork):
     """Reversible column network: columns refine four levels, and the last column's levels are returned.
 
     Args:
         arch: ``'tiny'``, ``'small'``, ``'base'``, ``'large'``, ``'xlarge'``, ``'huge'``, ``'nano'``, or a dict with
             ``channels`` and ``depths`` (four each, finest first), ``num_columns``, and optionally ``kernel_size`` (odd,
-            default 3) and ``top_link`` (default False; the coarsest level of the previous column also feeds the finest
-            one).
+            default 3), ``top_link`` (default False; the coarsest level of the previous column also feeds the finest
+            one), and ``block``, the config of a registered module to take in place of ConvNeXt's blocks: it is built
+            with ``channels`` and maps ``(B, H, W, C)`` to the same shape, drawing no random numbers.
         out_indices: Which of the four levels to return, increasing; negative ones count from the last. Parameters that
             the chosen levels do not depend on are frozen, so that data-parallel training does not wait for them.
         frozen_stages: -1 trains everything, 0 freezes the stem, ``n`` also the first ``n`` columns.
         norm_eval: Part of the common contract; there is no batch norm here.
         drop_path_rate: Largest chance, in [0, 1), of skipping a residual branch; rises linearly over the blocks of a
             column, the same in every column.
-        reversible: Rebuild activations in backward instead of storing them. Same outputs and same gradients.
-        keep_every: With ``reversible``, keep the maps of every k-th column and recover those between by undoing
-            columns. 1 undoes nothing and is exact up to float rounding. Larger values save one set of maps per column
-            at the price of rounding errors that grow with each column undone; ``'auto'`` chooses the largest k whose
-            predicted gradient error stays below ``backbones.reversible.AUTO_BOUND``, from the shortcut scales and
-            the precision in use. Under ``torch.compile`` k is 1.
+        reversible: As in ``backbones.columns.ColumnNetwork``, like ``keep_every``.
         init_cfg: mmengine's initialisation config; official RevCol files load as they are, also into a larger
             ``kernel_size``, to which their kernels are padded with zeros.
 
@@ -237,9 +195,8 @@ class RevCol(DenseBackbone):
     """
 
     archs = REVCOL_ARCHS
-    arch_defaults = dict(kernel_size=3, top_link=False)
+    arch_defaults = dict(kernel_size=3, top_link=False, block=None)
     classifier_keys = ("cls.", "cls_blocks.", "decoder_blocks.")
-    undecayed = ("alpha",)
 
     def __init__(
         self,
@@ -254,119 +211,60 @@ class RevCol(DenseBackbone):
         init_cfg: dict | list[dict] | None = None,
     ) -> None:
         super().__init__(
-            frozen_stages=frozen_stages, norm_eval=norm_eval, drop_path_rate=drop_path_rate, init_cfg=init_cfg
+            reversible=reversible,
+            keep_every=keep_every,
+            frozen_stages=frozen_stages,
+            norm_eval=norm_eval,
+            drop_path_rate=drop_path_rate,
+            init_cfg=init_cfg,
         )
-        check_flag("reversible", reversible)
-        if keep_every != "auto" and not is_whole(keep_every):
-            raise ValueError(f"keep_every is {keep_every!r}; it must be an integer of at least 1, or 'auto'")
         settings = self.parse_arch(arch)
-        channels, depths = settings["channels"], settings["depths"]
-        if not (are_wholes(channels, LEVELS) and are_wholes(depths, LEVELS) and is_whole(settings["num_columns"])):
-            raise ValueError(
-                f"channels {channels}, depths {depths}, num_columns {settings['num_columns']}: "
-                f"RevCol has {LEVELS} levels, each with at least one block, and at least one column"
-            )
+        channels, depths, num_columns = (settings[key] for key in ("channels", "depths", "num_columns"))
+        self._check_columns(channels, depths, num_columns)
         if not is_whole(settings["kernel_size"]) or settings["kernel_size"] % 2 == 0:
             raise ValueError(f"kernel_size is {settings['kernel_size']!r}; it must be odd")
+        if settings["block"] is not None and settings["kernel_size"] != self.arch_defaults["kernel_size"]:
+            raise ValueError(f"kernel_size is {settings['kernel_size']}, but block has arguments of its own")
         check_flag("top_link", settings["top_link"])
-
-        self.channels = channels = tuple(channels)
-        self.depths = depths = tuple(depths)
-        self.num_columns = settings["num_columns"]
-        self.kernel_size = settings["kernel_size"]
-        self.reversible = reversible
-        self.keep_every = keep_every
+        self.kernel_size, self.block = settings["kernel_size"], settings["block"]
         self.stem = nn.Sequential(
             ChannelsLastConv2d(3, channels[0], kernel_size=4, stride=4), nn.LayerNorm(channels[0], eps=NORM_EPS)
         )
-        for i in range(self.num_columns):
-            column = Column(channels, depths, settings["kernel_size"], settings["top_link"], first=i == 0)
-            self.add_module(f"subnet{i}", column)
-        self.apply(init_weights)
+
+        def make_level(level: int, sources: Sequence[int]) -> Level:
+            fusion = Fusion(channels, level, sources)
+            return Level(fusion, (self.make_block(channels[level]) for _ in range(depths[level])))
+
+        self._add_columns(channels, depths, num_columns, make_level, settings["top_link"])
+        self._init_parameters()
         self._set_levels(channels, (4, 8, 16, 32), out_indices)
         self._freeze()
-        self._freeze_unused_levels(settings["top_link"])
+        self._freeze_unused_levels(self.out_indices[-1], settings["top_link"])
 
-    @property
-    def columns(self) -> list[Column]:
-        return [getattr(self, f"subnet{i}") for i in range(self.num_columns)]
+    def make_block(self, channels: int) -> nn.Module:
+        """A block of a level with this width."""
+        if self.block is None:
+            return ConvNeXtBlock(channels, self.kernel_size)
+        return GivenBlock(self.block, channels)
+
+    def _init_parameters(self) -> None:
+        given = {m for block in self.modules() if isinstance(block, GivenBlock) for m in block.modules()}
+        for module in self.modules():
+            if module not in given:
+                init_weights(module)
+
+    def embed(self, x: Tensor) -> Tensor:
+        return self.stem(x.permute(0, 2, 3, 1))
 
     def forward(self, x: Tensor) -> tuple[Tensor, ...]:
-        feats, _ = self._run(x)
+        feats = self.last_maps(x)
         # Contiguous, since RoIAlign and other mmcv operators read the memory as NCHW and ignore strides.
-        return tuple(feats[i].permute(0, 3, 1, 2).contiguous() for i in self.out_indices)
-
-    def coarsest_maps(self, x: Tensor, columns: Sequence[int]) -> list[Tensor]:
-        """The coarsest level of some columns, for classifiers.
-
-        Args:
-            x: Images, as in ``forward``.
-            columns: Indices of columns, increasing.
-
-        Returns:
-            For each, ``(B, C_3, H / 32, W / 32)``.
-        """
-        return [feat.permute(0, 3, 1, 2) for feat in self._run(x, columns)[1]]
-
-    def _run(self, x: Tensor, wanted: Sequence[int] = ()) -> tuple[list[Tensor], list[Tensor]]:
-        self.check_input(x)
-        stem = self.stem(x.permute(0, 2, 3, 1))
-        for column in self.columns if self.training else ():
-            column.clamp_shortcuts()
-        reversible, keep_every = self.reversible and torch.is_grad_enabled(), self.keep_every
-        if isinstance(keep_every, str):
-            keep_every = 1
-            if reversible and not torch.compiler.is_compiling():
-                smallest = smallest_scales([column.alphas for column in self.columns])
-                keep_every = largest_safe_run(smallest.clamp(min=MIN_SHORTCUT), stem)
-        return run_columns(
-            self.columns,
-            stem,
-            branch_scales=[self._draw_drop_path(stem) for _ in self.columns],
-            reversible=reversible,
-            keep_every=keep_every,
-            wanted=wanted,
-        )
-
-    def _draw_drop_path(self, stem: Tensor) -> list[list[Tensor | None]]:
-        """Drop-path factors of one column in this forward, by level and block."""
-        if not self.training or self.drop_path_rate == 0:
-            return [[None] * depth for depth in self.depths]
-        rates = iter(drop_path_rates(self.drop_path_rate, sum(self.depths)))
-        return [[drop_path_scale(stem, next(rates)) for _ in range(depth)] for depth in self.depths]
-
-    def memory_modes(self) -> dict[str, dict[str, Any]]:
-        """Reversible with ``keep_every`` 1, 4, the present one, and the one that ``'auto'`` starts training with."""
-        start = torch.full((self.num_columns,), INITIAL_SHORTCUT)
-        auto = largest_safe_run(start, start)
-        runs = {4, auto} | ({self.keep_every} if isinstance(self.keep_every, int) else set())
-        return {
-            "plain": dict(reversible=False),
-            "reversible": dict(reversible=True, keep_every=1),
-            **{
-                f"keep_every={k}" + (" ('auto')" if k == auto else ""): dict(reversible=True, keep_every=k)
-                for k in sorted(runs - {1})
-            },
-        }
-
-    def stages(self) -> dict[str, list[Part]]:
-        columns: dict[str, list[Part]] = {f"column{i}": [column] for i, column in enumerate(self.columns)}
-        return {"stem": [self.stem], **columns}
-
-    def units(self) -> list[nn.Module]:
-        return [level for column in self.columns for level in column.levels]
-
-    def _freeze_unused_levels(self, top_link: bool) -> None:
-        for i, column in enumerate(self.columns):
-            columns_after = self.num_columns - 1 - i
-            # A level reaches one level finer with each column after it; the finest at once through the top link.
-            reach = LEVELS - 1 if top_link and columns_after else self.out_indices[-1] + columns_after
-            for l in range(reach + 1, LEVELS):
-                column.levels[l].requires_grad_(False)
-                column.alphas[l].requires_grad_(False)
+        return tuple(feats[i].contiguous() for i in self.out_indices)
 
     def adapt_weights(self, weights: dict[str, Tensor]) -> list[str]:
         """Zero-pads smaller depthwise kernels, which computes the same; so the authors enlarged RevCol-H's to 7x7."""
+        if self.block is not None:
+            return []
         kernels = {name: weights[name] for name in self.state_dict().keys() & weights if name.endswith("dwconv.weight")}
         sizes = sorted({kernel.shape[-1] for kernel in kernels.values()} - {self.kernel_size})
         if not sizes:
@@ -380,23 +278,6 @@ class RevCol(DenseBackbone):
         for name, kernel in kernels.items():
             weights[name] = F.pad(kernel, ((self.kernel_size - kernel.shape[-1]) // 2,) * 4)
         return [f"depthwise kernels zero-padded from {size}x{size} to {self.kernel_size}x{self.kernel_size}"]
-
-    def get_layer_depth(self, param_name: str, prefix: str = "") -> tuple[int, int]:
-        """Official rule: the stem is 0, a block 1 + its column + its number within the column, over all levels."""
-        num_depths = sum(self.depths) + self.num_columns + 1
-        name = param_name.removeprefix(prefix)
-        if not param_name.startswith(prefix) or not name.startswith(("stem.", "subnet")):
-            return num_depths - 1, num_depths
-        if name.startswith("stem."):
-            return 0, num_depths
-        subnet, part, *rest = name.split(".")
-        column = int(subnet.removeprefix("subnet"))
-        if part.startswith("alpha"):
-            return 1 + column, num_depths
-        block = sum(self.depths[: int(part.removeprefix("level"))])
-        if rest[0] == "blocks":  # the fusion counts with its level's first block
-            block += int(rest[1])
-        return 1 + column + block, num_depths
 
 
 def init_weights(module: nn.Module) -> None:

@@ -31,10 +31,9 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint, set_checkpoint_early_stop
 
-AUTO_BOUND = 1e-4  # largest predicted relative error of the gradients that keep_every='auto' accepts
+from .layers import recompute_options, without_statistics
 
-# F draws nothing itself, so there is no random state to restore.
-CHECKPOINT: dict[str, Any] = dict(use_reentrant=False, preserve_rng_state=False)
+AUTO_BOUND = 1e-4  # largest predicted relative error of the gradients that keep_every='auto' accepts
 
 Run = Callable[..., Any]
 
@@ -51,7 +50,7 @@ class Column(Protocol):
     modules, ``shortcuts`` are ``a_l``, ``(C_l,)``, nowhere zero.
 
     ``level(scales, d_l, p_j, ..., run=run)`` returns ``run(F_l, scales, d_l, p_j, ...)``. F_l is deterministic, every
-    random draw coming in through ``scales``.
+    random draw coming in through ``scales``. Batch norms inside count a batch once, however often F_l runs.
 
     Attributes:
         sources: For each level, the indices j of the previous maps that its F takes, all larger than l.
@@ -81,8 +80,13 @@ def run_columns(
         keep_every: k >= 1 keeps the maps of every k-th column, counted from the last. Under ``torch.compile`` every k
             acts as 1.
         wanted: Indices of columns, increasing.
+
+    Raises:
+        ValueError: with ``reversible``, for an F that draws random numbers.
     """
     coarsest: list[Tensor] = []
+    checked = reversible and not torch.compiler.is_compiling()
+    state = _random_state(stem) if checked else None
     # Before the first column all maps are zero. As a tensor, they give its shortcuts a gradient, which is zero too.
     previous = [stem.new_zeros(1)] * len(columns[0].sources)
     if torch.compiler.is_compiling() or not reversible:
@@ -99,7 +103,19 @@ def run_columns(
         previous = column(run, stem, *previous)
         if i in wanted:
             coarsest.append(previous[-1])
+    if state is not None and not torch.equal(state, _random_state(stem)):
+        raise ValueError(
+            "a block drew random numbers (dropout, or a drop-path of its own); backward runs it again and would draw "
+            "others. Set its rates to 0 and use drop_path_rate, or reversible=False"
+        )
     return previous, coarsest
+
+
+def _random_state(stem: Tensor) -> Tensor:
+    """State of the generator that operations on ``stem`` draw from; a CUDA graph, being captured, tells none."""
+    if not stem.is_cuda:
+        return torch.get_rng_state()
+    return torch.empty(0) if torch.cuda.is_current_stream_capturing() else torch.cuda.get_rng_state(stem.device)
 
 
 def _run_column(
@@ -111,10 +127,10 @@ def _run_column(
     stem: Tensor,
     previous: Sequence[Tensor],
 ) -> list[Tensor]:
-    run = partial(checkpoint, **CHECKPOINT) if recompute else call
     feats: list[Tensor] = []
     down = stem
     for l, (level, sources) in enumerate(zip(levels, all_sources, strict=True)):
+        run = partial(checkpoint, **recompute_options(level)) if recompute else call
         # The shortcut stays outside: recomputation ends with the last activation that F's gradient needs, before F's
         # last layer has run again.
         branch = level(scales[l], down, *(previous[j] for j in sources), run=run)
@@ -228,7 +244,7 @@ def _run_invertible_column(
         inputs = (down, *(previous[j] for j in sources))
         maps = [down_map, *(before[j] if before else None for j in sources)]
         if before is None:
-            branch = level(scales[l], *inputs, run=partial(_recompute, maps, here[l], None))
+            branch = level(scales[l], *inputs, run=partial(_recompute, level, maps, here[l], None))
             down = torch.addcmul(branch, shortcuts[l], previous[l])
         else:
             a = shortcuts[l].detach().clone()  # the parameter may have changed, or left this rank, until backward
@@ -236,7 +252,7 @@ def _run_invertible_column(
             before[l].recover = _recovery(level, scales[l], inputs, maps, here[l], a)
             # Made before F runs, so that autograd, which goes backwards, needs the map only after F has recovered it.
             product = _Product.apply(before[l], a, shortcuts[l], previous[l])
-            branch = level(scales[l], *inputs, run=partial(_recompute, maps, here[l], undo))
+            branch = level(scales[l], *inputs, run=partial(_recompute, level, maps, here[l], undo))
             down = _Add.apply(branch, product, a, previous[l].detach())
         down_map = None if kept else here[l]
         feats.append(down)
@@ -244,6 +260,7 @@ def _run_invertible_column(
 
 
 def _recompute(
+    level: nn.Module,
     maps: Sequence[_Map | None],
     here: _Map,
     undo: Callable[[Tensor], None] | None,
@@ -254,6 +271,7 @@ def _recompute(
     """``function(scales, *inputs)``, which backward runs again to the end, then ``undo`` with its output.
 
     Args:
+        level: The module that F is part of.
         maps: For each input, the map that backward takes in its place; None keeps the input.
         here: The map of this level, whose last use this is.
         undo: Recovers the previous column's map.
@@ -279,7 +297,8 @@ def _recompute(
         return out
 
     with set_checkpoint_early_stop(False):
-        out: Any = checkpoint(run, *(x if m is None else None for x, m in zip(inputs, maps, strict=True)), **CHECKPOINT)
+        kept = (x if m is None else None for x, m in zip(inputs, maps, strict=True))
+        out: Any = checkpoint(run, *kept, **recompute_options(level))
     now.clear()
     return out
 
@@ -305,7 +324,7 @@ def _recovery(
     )
 
     def recover() -> Tensor:
-        with torch.no_grad(), autocast():
+        with torch.no_grad(), autocast(), without_statistics(level):
             branch = level(scales, *(m.get() if m else x for x, m in zip(kept, maps, strict=True)), run=call)
             return (here.get() - branch) / a
 

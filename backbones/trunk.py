@@ -82,8 +82,8 @@ class Block(nn.Module):
             self.gamma_2 = nn.Parameter(torch.full((embed_dims,), float(layer_scale_init_value)))
 
     def forward(self, x: Tensor, grid: tuple[int, int], scales: Scales, rotation: Rotation | None = None) -> Tensor:
-        x = _add_branch(x, self.attend(self.norm1(x), grid, rotation), self.gamma_1, scales[0] * self.branch_factor)
-        return _add_branch(x, self.feedforward(self.norm2(x), grid), self.gamma_2, scales[1] * self.branch_factor)
+        x = add_branch(x, self.attend(self.norm1(x), grid, rotation), self.gamma_1, scales[0] * self.branch_factor)
+        return add_branch(x, self.feedforward(self.norm2(x), grid), self.gamma_2, scales[1] * self.branch_factor)
 
     def attend(self, x: Tensor, grid: tuple[int, int], rotation: Rotation | None) -> Tensor:
         if self.window_size is None:
@@ -96,7 +96,7 @@ class Block(nn.Module):
         return getattr(self, self.feedforward_name)(x)
 
 
-def _add_branch(x: Tensor, branch: Tensor, gamma: Tensor | None, scale: Tensor | float) -> Tensor:
+def add_branch(x: Tensor, branch: Tensor, gamma: Tensor | None, scale: Tensor | float) -> Tensor:
     """``x + gamma * scale * branch``, the product of the small factors taken first."""
     if gamma is not None:
         scale = gamma * scale
@@ -213,10 +213,12 @@ class Trunk(Backbone):
                 f"{self.other_positions}"
             )
         self.with_cp = with_cp
-        self.img_size = _pair(self.default_img_size if img_size is None else img_size)
-        self.pos_grid = _grid(self.img_size, self.stride)
+        self.img_size = image_sides(self.default_img_size if img_size is None else img_size)
+        self.pos_grid = patch_grid(self.img_size, self.stride)
         self.windows = self._windows(window_size, global_blocks)
-        rel_pos_grid = _grid(self.img_size if rel_pos is True else _pair(rel_pos), self.stride) if rel_pos else None
+        rel_pos_grid = (
+            patch_grid(self.img_size if rel_pos is True else image_sides(rel_pos), self.stride) if rel_pos else None
+        )
         self.tokens, self.left_out = self.make_tokens(settings), ()
         if window_size or rel_pos_grid:
             self.tokens, self.left_out = {}, tuple(self.tokens)
@@ -464,7 +466,7 @@ def init_linear(module: nn.Module) -> None:
             nn.init.zeros_(module.bias)
 
 
-def _pair(size: int | Sequence[int]) -> tuple[int, int]:
+def image_sides(size: int | Sequence[int]) -> tuple[int, int]:
     """(height, width) in pixels."""
     pair: Any = (size, size) if is_whole(size) else size
     if not are_wholes(pair, 2):
@@ -472,5 +474,6 @@ def _pair(size: int | Sequence[int]) -> tuple[int, int]:
     return pair[0], pair[1]
 
 
-def _grid(size: tuple[int, int], stride: int) -> tuple[int, int]:
+def patch_grid(size: tuple[int, int], stride: int) -> tuple[int, int]:
+    """Rows and columns of the patches of an image of (height, width) pixels."""
     return ceil_div(size[0], stride), ceil_div(size[1], stride)

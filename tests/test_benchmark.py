@@ -65,4 +65,4 @@ def test_section_is_measured_and_the_others_stay(monkeypatch, tmp_path):
 
 
 def test_unknown_sections_are_named(fail):
-    assert "no section ['vti']; choose from ['revcol', 'vit']" in fail("benchmark", "vti")
+    assert "no section ['vti']; choose from ['revcol', 'revcol-vit', 'vit']" in fail("benchmark", "vti")

@@ -312,7 +312,7 @@ def test_supervised_head_trains_on_any_image_size(size):
         (dict(type="ViTTrunk", arch="tiny"), dict(type="CeiTHead"), "CeiTHead reads a CeiTTrunk"),
         (dict(type="ViTTrunk", arch="tiny"), dict(type="CaiTHead"), "CaiTHead reads a CaiTTrunk, not a"),
         (dict(type="RevCol"), dict(type="MeanPoolHead"), "MeanPoolHead reads a Trunk, not a RevCol"),
-        (dict(type="ViTTrunk", arch="tiny"), dict(type="RevColHead"), "RevColHead reads a RevCol"),
+        (dict(type="ViTTrunk", arch="tiny"), dict(type="RevColHead"), "RevColHead reads a ColumnNetwork"),
         (dict(type="RevCol", out_indices=(0, 1)), dict(type="RevColHead"), "RevCol is .0, 1., without the coarsest"),
     ],
 )  # fmt: skip

@@ -28,6 +28,7 @@ def test_flops_between_sizes_are_the_published_ones():
     ("name", "drop_path_rate", "lr", "layer_decay_rate"),
     [
         ("revcol_maskrcnn", 0.3, 2e-4, 0.85),
+        ("revcol-vit_maskrcnn", 0.3, 2e-4, 0.85),  # taken over from it
         ("revcol_cascade-maskrcnn", 0.3, 2e-4, 0.85),
         ("revcol-small_cascade-maskrcnn", 0.4, 2e-4, 0.85),
         ("revcol-base_cascade-maskrcnn", 0.4, 2e-4, 0.9),

@@ -31,6 +31,7 @@ VIT = dict(embed_dims=48, depth=1, num_heads=2)
 REVCOL = dict(channels=(8, 16, 32, 64), depths=(1, 1, 1, 1), num_columns=2)
 IN_ONNX = {
     "RevCol": dict(arch=REVCOL),
+    "RevColViT": dict(arch=small_arch("RevColViT"), img_size=64),
     "PlainViT": dict(arch=dict(VIT, depth=2), window_size=3, global_blocks=(1,), rel_pos=64, pyramid=None),
     "HybridViT": dict(arch=dict(small_arch("HybridViT"), depth=2), taps=(0, 1)),
 }

@@ -14,6 +14,7 @@ from backbones.checkpoints import load_pretrained
 
 HEADS = {  # dense backbone: backbone and head of its classifier
     "RevCol": ("RevCol", "RevColHead"),
+    "RevColViT": ("RevColViTTrunk", "RevColHead"),
     "PlainViT": ("ViTTrunk", "ClassTokenHead"),
     "DeiT": ("DeiTTrunk", "DistilledHead"),
     "CaiT": ("CaiTTrunk", "CaiTHead"),

@@ -16,7 +16,7 @@ from archs import small_arch
 from hostile import CASES, check, result_or_named_error
 from hypothesis import strategies as st
 
-from backbones import CaiT, HybridViT, PlainViT, RevCol
+from backbones import CaiT, HybridViT, PlainViT, RevCol, RevColViT
 from backbones.checkpoints import CheckpointError, find_weights, load_pretrained, read_checkpoint
 from backbones.cli._checkpoints import load_trained, trained_weights
 from backbones.cli._checkpoints import read_checkpoint as read_of_training
@@ -24,6 +24,7 @@ from backbones.usage import UsageError
 
 CLASSES = {
     "RevCol": lambda: RevCol(dict(channels=(4, 4, 8, 8), depths=(1, 1, 1, 1), num_columns=1)),
+    "RevColViT": lambda: RevColViT(dict(small_arch("RevColViT"), embed_dims=8), img_size=64, pyramid=None),
     "PlainViT": lambda: PlainViT(dict(embed_dims=8, depth=1, num_heads=2), img_size=64, pyramid=None),
     "ViTDet": lambda: PlainViT(
         dict(embed_dims=8, depth=1, num_heads=2), img_size=64, rel_pos=64, window_size=2, pyramid=None

@@ -14,7 +14,6 @@ import backbones  # noqa: F401  (registers)
 from backbones.base import DenseBackbone
 
 BACKBONES = {name: cls for name, cls in MODELS.module_dict.items() if issubclass(cls, DenseBackbone)}
-TRANSFORMERS = [name for name in BACKBONES if name != "RevCol"]
 
 # ------------------------------------------------------------------------------------------------------ constructors
 LEVELS = st.lists(st.integers(-5, 5), max_size=5)
@@ -61,6 +60,7 @@ OF_TRANSFORMERS = {
         ]
     ),
 }
+OF_REVCOL_VIT = OF_REVCOL | {name: OF_TRANSFORMERS[name] for name in ("img_size", "pyramid")}
 OF_ARCHS: dict[str, st.SearchStrategy] = {
     "embed_dims": st.sampled_from([0, 2, 6, 12, 30, 48]),
     "depth": st.integers(0, 5),
@@ -80,6 +80,7 @@ OF_ARCHS: dict[str, st.SearchStrategy] = {
     "num_columns": st.integers(0, 3),
     "kernel_size": st.integers(-1, 8),
     "top_link": st.booleans(),
+    "block": st.sampled_from([None, dict(), dict(type="Nothing"), dict(type="LayerNorm2d"), dict(type="RevCol")]),
     "nonsense": JUNK,
 }
 
@@ -97,7 +98,7 @@ def constructions(draw) -> tuple[str, dict[str, Any]]:
     arch = {**small_arch(name), **draw(some({key: OF_ARCHS[key] for key in sorted(keys)}, 2))}
     if draw(st.integers(0, 9)) == 0:
         arch = draw(JUNK)
-    own = OF_REVCOL if name == "RevCol" else OF_TRANSFORMERS
+    own = {"RevCol": OF_REVCOL, "RevColViT": OF_REVCOL_VIT}.get(name, OF_TRANSFORMERS)
     return name, dict(arch=arch, **draw(some({**ARGUMENTS, **own}, 4)))
 
 

@@ -37,6 +37,8 @@ IMAGENET, HALF = ([123.675, 116.28, 103.53], [58.395, 57.12, 57.375]), ([127.5] 
         ("revcol-large_pretrain_imagenet-22k", 371_077_188),
         ("revcol-xlarge_pretrain_imagenet-22k", 1_005_203_844),
         # with the plain head
+        ("revcol-vit_imagenet", 20_874_344),  # as they come out; the paper's 16 and 67 M are others
+        ("revcol-vit-base_imagenet", 89_058_568),
         ("revcol-base_finetune_imagenet", 138_616_408),
         ("revcol-base_finetune_imagenet-384", 138_616_408),
         ("revcol-large_finetune_imagenet", 273_095_400),
@@ -119,6 +121,8 @@ BOTH = dict(Mixup=0.8, CutMix=1.0)
     [
         ("revcol_imagenet", 300, 1e-3, 1e-6, 20, 0.05, 0.1, None, 0.9999, 1.0, 224),
         ("revcol-small_imagenet", 300, 1e-3, 1e-6, 20, 0.05, 0.3, None, 0.9999, 1.0, 224),
+        ("revcol-vit_imagenet", 300, 1e-3, 1e-6, 20, 0.05, 0.1, None, 0.9999, 1.0, 224),  # taken over from it
+        ("revcol-vit-base_imagenet", 300, 1e-3, 1e-6, 20, 0.05, 0.2, None, 0.9999, 1.0, 224),
         ("revcol-base_imagenet", 300, 1e-3, 1e-8, 20, 0.05, 0.4, 5, 0.9999, 1.0, 224),
         ("revcol-base_pretrain_imagenet-22k", 90, 1.25e-4, 1e-7, 5, 0.1, 0.3, 10, None, 1.0, 224),
         ("revcol-large_pretrain_imagenet-22k", 90, 1.25e-4, 1e-7, 5, 0.1, 0.3, 10, None, 1.0, 224),
@@ -133,14 +137,17 @@ BOTH = dict(Mixup=0.8, CutMix=1.0)
 )
 def test_recipe_is_revcols(name, epochs, lr, least, warm_up, decay, drop_path, clip, average, layer_decay, size):
     cfg = read(name)
-    arch, tuned = name.split("_")[0].removeprefix("revcol").strip("-") or "tiny", epochs < 90
+    tuned, vit = epochs < 90, name.startswith("revcol-vit")
+    arch = name.split("_")[0].removeprefix("revcol").removeprefix("-vit").strip("-") or ("small" if vit else "tiny")
     backbone, head, wrapper = cfg.model.backbone, cfg.model.head, cfg.optim_wrapper
-    assert (backbone.type, backbone.arch, backbone.drop_path_rate) == ("RevCol", arch, drop_path)
+    kind = "RevColViTTrunk" if vit else "RevCol"
+    assert (backbone.type, backbone.arch, backbone.drop_path_rate) == (kind, arch, drop_path)
     assert backbone.reversible
-    assert head.type == ("RevColHead" if tuned else "SupervisedRevColHead")
+    supervised = not (tuned or vit)
+    assert head.type == ("SupervisedRevColHead" if supervised else "RevColHead")
     assert head.loss == dict(type="LabelSmoothLoss", label_smooth_val=0.1, mode="original")
     assert mixing(cfg) == ({} if tuned else BOTH)
-    if not tuned:
+    if supervised:
         assert (build(name).head.reconstruction_weight, build(name).head.label_weight) == (3.0, 0.7)
 
     assert (wrapper.type, wrapper.optimizer.type) == ("AmpOptimWrapper", "AdamW")
@@ -307,6 +314,7 @@ def test_layers_decay_as_published(name, parameter, steps):
 # --------------------------------------------------------------------------------------------------------- short runs
 SMALL = {
     "RevCol": dict(channels=(8, 16, 24, 32), depths=(1, 1, 1, 1), num_columns=4, top_link=False),
+    "RevColViTTrunk": dict(embed_dims=24, depths=(1, 1, 1, 1), num_heads=2, num_columns=2),
     "ViTTrunk": dict(embed_dims=24, depth=2, num_heads=2),
     "DeiTTrunk": dict(embed_dims=24, depth=2, num_heads=2),
     "CaiTTrunk": dict(embed_dims=24, depth=2, num_heads=2),

@@ -20,7 +20,9 @@ from torch.distributed.fsdp.wrap import ModuleWrapPolicy
 from torch.nn.parallel import DistributedDataParallel
 
 from backbones.base import DenseBackbone
-from backbones.revcol import Column, ConvNeXtBlock, Level
+from backbones.columns import Column, Level
+from backbones.revcol import ConvNeXtBlock
+from backbones.revcol_vit import PostNormBlock
 from backbones.trunk import Trunk
 
 try:
@@ -30,7 +32,7 @@ except ImportError:  # before torch 2.6
 
 STEPS, BATCH, RATE = 3, 8, 1e-3
 ARCH = dict(channels=(4, 6, 8, 10), depths=(1, 2, 1, 1), num_columns=4, top_link=True)
-UNITS = {"whole": set(), "column": {Column}, "level": {Level}, "block": {ConvNeXtBlock}}
+UNITS = {"whole": set(), "column": {Column}, "level": {Level}, "block": {ConvNeXtBlock, PostNormBlock}}
 MODES = (None, 1, 3, "auto")
 WRAPS = ("fsdp1", "fsdp2") if fully_shard else ("fsdp1",)
 TRANSFORMERS = [
@@ -41,7 +43,7 @@ TRANSFORMERS = [
 class Case(NamedTuple):
     """A network, and how its processes share the work.
 
-    ``mode`` is ``keep_every`` of RevCol, None its plain mode; ``unit`` is what is sharded by itself; ``accumulate``
+    ``mode`` is ``keep_every`` of columns, None the plain mode; ``unit`` is what is sharded by itself; ``accumulate``
     takes each batch in two parts.
     """
 
@@ -77,7 +79,8 @@ def network(case: Case) -> torch.nn.Module:
     if case.name == "RevCol":
         return build(case.mode, arch=ARCH, dtype=case.dtype, **dict(case.kwargs))
     torch.manual_seed(0)
-    net = MODELS.get(case.name)(small_arch(case.name), **dict(case.kwargs)).to(case.dtype).train()
+    memory = dict() if case.mode is None else dict(reversible=True, keep_every=case.mode)
+    net = MODELS.get(case.name)(small_arch(case.name), **memory, **dict(case.kwargs)).to(case.dtype).train()
     for module in net.modules():  # statistics of a batch are those of each process; one process sees other batches
         if isinstance(module, torch.nn.modules.batchnorm._BatchNorm):
             module.eval()
@@ -154,7 +157,7 @@ def wrapped(net: torch.nn.Module, case: Case) -> torch.nn.Module:
         return DistributedDataParallel(
             net, find_unused_parameters="unused" in case.wrap, static_graph="static" in case.wrap
         )
-    units = UNITS[case.unit] if case.name == "RevCol" else {type(block) for block in net.blocks}
+    units = UNITS[case.unit] if case.name.startswith("RevCol") else {type(block) for block in net.blocks}
     if case.wrap == "fsdp2":
         policy = MixedPrecisionPolicy(torch.bfloat16, torch.float32) if case.bf16 else MixedPrecisionPolicy()
         for module in net.modules():
@@ -235,6 +238,9 @@ DDP = [
     if not (accumulate and "static" in wrap)  # PyTorch fixes it in the first step, which must synchronize
 ]
 ACCUMULATED = [Case(wrap, unit, mode, accumulate=True) for wrap, unit, mode in itertools.product(WRAPS, UNITS, MODES)]
+VIT_COLUMNS = [
+    Case(wrap, unit, mode, name="RevColViT") for wrap, unit, mode in itertools.product(WRAPS, UNITS, (None, 1, 2))
+]
 OTHERS = [
     Case(wrap, "block", kwargs=kwargs, name=name)
     for name, kwargs, wrap in itertools.product(
@@ -253,12 +259,13 @@ def test_sharded_processes_train_as_one(tmp_path):
     cases += [Case("fsdp1", "column", 3, bf16=False, accumulate=True), Case(WRAPS[-1], "column", 1, bf16=True)]
     cases += [Case("ddp-unused", mode=3, kwargs=KWARGS[4], accumulate=True), Case("ddp-static", mode=3)]
     cases += [Case(WRAPS[-1], "block", kwargs=options(with_cp=True), name="CaiT")]
+    cases += [Case(WRAPS[-1], "column", 2, name="RevColViT")]
     check(2, tmp_path, cases)
 
 
 @pytest.mark.long
 @pytest.mark.parametrize("count", [2, 4])
-@pytest.mark.parametrize("table", ["SHARDED", "HALF", "ACCUMULATED", "DDP", "OTHERS"])
+@pytest.mark.parametrize("table", ["SHARDED", "HALF", "ACCUMULATED", "DDP", "VIT_COLUMNS", "OTHERS"])
 def test_every_way_to_share_the_work_trains_as_one_process(table, count, tmp_path):
     cases = globals()[table]
     for start in range(0, len(cases), 32):

@@ -24,7 +24,7 @@ pytestmark = [  # mmseg's warnings about settings of the recipes
 
 CONFIGS = [name.removesuffix("_upernet_ade20k") for name in config_models.names("*_upernet_ade20k")]
 REVCOLS = [name for name in CONFIGS if name.startswith("revcol")]
-VITS = [name for name in CONFIGS if "it" in name]
+VITS = [name for name in CONFIGS if "it" in name and name not in REVCOLS]
 
 
 def read(name: str) -> Config:
@@ -45,6 +45,7 @@ def test_every_config_has_its_row_below():
     ("name", "lr", "layer_decay_rate", "crop", "stride", "warm_up", "channels", "batch"),
     [
         ("revcol", 6e-5, 1.0, 512, 341, 1500, 512, 2),
+        ("revcol-vit", 6e-5, 1.0, 512, 341, 1500, 512, 2),  # taken over from it
         ("revcol-small", 4e-5, 1.0, 512, 341, 1500, 512, 2),
         ("revcol-base", 4e-5, 1.0, 512, 426, 1500, 512, 2),
         ("revcol-base-22k", 4e-5, 0.9, 640, 426, 1500, 512, 2),
@@ -275,6 +276,13 @@ SIMPLE = {  # the families with another pyramid than BEiT's
 }
 OF_CONFIG = {
     **dict.fromkeys(REVCOLS, SMALL_REVCOL),
+    "revcol-vit": {
+        "model.backbone.arch._delete_": True,
+        "model.backbone.arch.embed_dims": 16,
+        "model.backbone.arch.depths": "1,1,1,1",
+        "model.backbone.arch.num_heads": 2,
+        "model.backbone.arch.num_columns": 2,
+    },
     **dict.fromkeys(("vit", "deit", "cait"), SMALL_VIT),
     "ceit": {**SMALL_VIT, **SIMPLE},
     "deepvit": {
@@ -294,7 +302,7 @@ OF_CONFIG = {
 }
 
 
-@pytest.mark.parametrize("name", ["revcol", "revcol-huge", *VITS])
+@pytest.mark.parametrize("name", ["revcol", "revcol-huge", "revcol-vit", *VITS])
 @pytest.mark.slow
 def test_trains_and_evaluates(name, ade, tmp_path):
     names = {"experiment_name": tmp_path.name, "visualizer.name": tmp_path.name}  # mmengine keeps one of each name

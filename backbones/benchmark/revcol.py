@@ -10,15 +10,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from backbones import RevCol, revcol
+from backbones.benchmark.columns import memory_table, over_columns, set_mib, time_table
 from backbones.benchmark.measure import (
-    MIB,
     images,
     inference,
     memory_picture,
     paired_seconds,
-    peak_mib,
     ratio,
-    slope,
     table,
     training_step,
 )
@@ -28,7 +26,6 @@ from backbones.layers import linear
 
 HEADING = "RevCol"
 DEFAULTS: dict[str, Any] = dict(size=448, batch=2, repeats=7)
-COLUMNS = (2, 4, 8, 16)
 TINY = RevCol.parse_arch("tiny")
 
 
@@ -159,51 +156,26 @@ def linear_speed(args: argparse.Namespace, device: torch.device, x: Tensor) -> l
     ]
 
 
+def make(columns: int, **mode: Any) -> nn.Module:
+    """A network of the tiny size with this many columns."""
+    return RevCol({**TINY, "num_columns": columns}, **mode)
+
+
 def memory(args: argparse.Namespace, device: torch.device, x: Tensor) -> list[str]:
     """Tables and picture over the number of columns, for each memory mode."""
-    modes = {
-        "plain": dict(),
-        "reversible, keep_every=1": dict(reversible=True),
-        "reversible, keep_every=4": dict(reversible=True, keep_every=4),
-    }
-    peaks: dict[str, dict[int, float]] = {name: {} for name in modes}
-    times: dict[str, list[str]] = {name: [] for name in modes}
-    for columns in COLUMNS:
-        steps = []
-        for name, kwargs in modes.items():
-            net = RevCol({**TINY, "num_columns": columns}, **kwargs).to(device).train()
-            peaks[name][columns] = peak_mib(training_step(net, x, list(net.parameters()), keep_grads=True), device)
-            steps.append(training_step(net, x, list(net.parameters())))
-            print(f"{columns:>2} columns, {name}: {peaks[name][columns]:.1f} MiB", flush=True)
-        seconds = paired_seconds(steps, args.repeats)
-        for name, own in zip(modes, seconds, strict=True):
-            times[name].append(ratio(own, seconds[0]))
-            print(f"{columns:>2} columns, {name}: {times[name][-1]} of the plain step's time", flush=True)
-
+    peaks, times = over_columns(args, device, x, make)
     memory_picture(args.out / "revcol_memory.png", peaks, "columns")
-    head = ["mode", *(f"{n} columns" for n in COLUMNS)]
-    rows = [(name, *(f"{m:.0f}" for m in own.values()), f"{slope(own):.2f}") for name, own in peaks.items()]
     return [
         "### Memory of a training step (MiB)",
         "",
         f"RevCol at T widths (channels {TINY['channels']}, depths {TINY['depths']}), {images(x)}, float32; forward and "
         "backward, weights and their gradients not counted.",
         "",
-        *table([*head, "per further column"], rows),
+        *memory_table(peaks),
         "",
-        f"One set of a column's maps is {one_set(x):.2f} MiB.",
+        f"One set of a column's maps is {set_mib(x, TINY['channels'], (4, 8, 16, 32)):.2f} MiB.",
         "",
         "![memory over the number of columns](revcol_memory.png)",
         "",
-        "### Time of a training step, relative to the plain one",
-        "",
-        f"Median of {args.repeats} pairs (smallest to largest).",
-        "",
-        *table(head, [(name, *own) for name, own in times.items() if name != "plain"]),
+        *time_table(times, args.repeats),
     ]
-
-
-def one_set(x: Tensor) -> float:
-    """Size of the four maps of a column of T widths, in MiB."""
-    pixels = x.shape[0] * x.shape[2] * x.shape[3]
-    return sum(c * pixels / s**2 * 4 for c, s in zip(TINY["channels"], (4, 8, 16, 32), strict=True)) / MIB

@@ -11,7 +11,6 @@ from torch import Tensor
 
 from ..base import Backbone
 from ..checkpoints import CheckpointError, load_pretrained
-from ..dense_transformer import DenseTransformer
 
 
 @MODELS.register_module()
@@ -41,7 +40,7 @@ class DenseClassifier(ImageClassifier):
 
     def __init__(self, backbone: dict, head: dict, data_preprocessor: dict | None = None, **kwargs: Any) -> None:
         net: Any = MODELS.build(backbone)
-        if not isinstance(net, Backbone) or isinstance(net, DenseTransformer):
+        if not isinstance(net, Backbone) or hasattr(net, "pyramid"):
             raise ValueError(
                 f"backbone is a {type(net).__name__}; DenseClassifier takes a RevCol or a trunk: ViTTrunk "
                 "instead of PlainViT, CaiTTrunk instead of CaiT, and so on, without pyramid, taps and out_indices"

@@ -14,8 +14,9 @@ import torch.nn.functional as F
 from mmengine.registry import MODELS
 from torch import Tensor, nn
 
+from ..columns import LEVELS, ColumnNetwork
 from ..layers import LayerNorm2d
-from ..revcol import LEVELS, NORM_EPS, ConvNeXtBlock, RevCol, init_weights
+from ..revcol import NORM_EPS, ConvNeXtBlock, RevCol, init_weights
 from .heads import DenseHead
 
 HEADS = 4  # supervised columns
@@ -75,9 +76,9 @@ class SimpleDecoder(nn.Module):
         return self.projback(x)
 
 
-def _check_coarsest(backbone: RevCol) -> None:
+def _check_coarsest(backbone: ColumnNetwork) -> None:
     """Refuses ``out_indices`` without the coarsest level, whose parameters are then frozen as unused."""
-    if backbone.out_indices[-1] != LEVELS - 1:
+    if isinstance(backbone, RevCol) and backbone.out_indices[-1] != LEVELS - 1:
         raise ValueError(
             f"out_indices of the RevCol is {backbone.out_indices}, without the coarsest level, which a classifier "
             "reads; leave out_indices at its default"
@@ -88,14 +89,14 @@ def _check_coarsest(backbone: RevCol) -> None:
 class RevColHead(DenseHead):
     """The plain head: mean of the last column's coarsest map, norm, linear layer."""
 
-    reads = RevCol
+    reads = ColumnNetwork
 
-    def add_layers(self, backbone: RevCol) -> None:
+    def add_layers(self, backbone: ColumnNetwork) -> None:
         _check_coarsest(backbone)
         self.cls = Classifier(backbone.channels[-1], self.num_classes)
         self.apply(init_weights)
 
-    def read(self, backbone: RevCol, x: Tensor) -> Tensor:
+    def read(self, backbone: ColumnNetwork, x: Tensor) -> Tensor:
         (last,) = backbone.coarsest_maps(x, [backbone.num_columns - 1])
         return last
 

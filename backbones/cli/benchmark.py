@@ -12,12 +12,12 @@ from pathlib import Path
 
 import torch
 
-from backbones.benchmark import revcol, vit
+from backbones.benchmark import revcol, revcol_vit, vit
 from backbones.benchmark.measure import machine
 from backbones.cli._runs import find_device
 from backbones.usage import UsageError, command
 
-SECTIONS = {"revcol": revcol, "vit": vit}
+SECTIONS = {"revcol": revcol, "revcol-vit": revcol_vit, "vit": vit}  # in the order of the page
 OPTIONS = ("size", "batch", "repeats", "device", "out")
 DEFAULTS = {"device": "cpu", "out": Path("docs")}
 INTRODUCTION = """# Benchmarks
@@ -69,6 +69,7 @@ def main(args: argparse.Namespace) -> None:
         written = f"Written by `{line}` on {datetime.date.today()}: {machine(device)}."
         if device.type == "cpu":
             written += " On a GPU: not run."
-        sections = read_sections(page) | {section.HEADING: "\n".join([written, "", *lines]).strip()}
-        page.write_text("\n\n".join([INTRODUCTION, *(f"## {h}\n\n{text}" for h, text in sections.items())]) + "\n")
+        texts = read_sections(page) | {section.HEADING: "\n".join([written, "", *lines]).strip()}
+        headings = [section.HEADING for section in SECTIONS.values() if section.HEADING in texts]
+        page.write_text("\n\n".join([INTRODUCTION, *(f"## {h}\n\n{texts[h]}" for h in headings)]) + "\n")
         print(f"wrote {section.HEADING!r} into {page}", flush=True)

@@ -13,7 +13,6 @@ from backbones.config.changes import BY_HAND, Change, Levels, Unsupported
 from backbones.config.probe import probe
 from backbones.config.readers import find_readers, listed
 from backbones.config.recipe import optimizer_changes, preprocessor_changes
-from backbones.dense_transformer import DenseTransformer
 
 BACKBONES = {name: cls for name, cls in MODELS.module_dict.items() if issubclass(cls, DenseBackbone)}
 LAYER_DECAY = 0.85  # default with pre-trained weights
@@ -51,9 +50,8 @@ def swap_backbone(
     given = dict(options)
     cls: Any = BACKBONES[name]
     # classifiers, and decoders for maps of equal stride, read the maps of a ViT without a pyramid
-    if issubclass(cls, DenseTransformer) and "pyramid" not in given and (host == "mmpretrain" or old.equal_strides):
-        depth, n = cls.parse_arch(given.get("arch", cls.default_arch))["depth"], len(old.channels)
-        given.update(pyramid=None, taps=tuple(depth * i // n - 1 for i in range(1, n + 1)))
+    if "pyramid" not in given and (host == "mmpretrain" or old.equal_strides):
+        given.update(cls.raw_maps(given.get("arch"), len(old.channels)))
     with torch.device("meta"):
         backbone = cls(**given)
     new = Levels(backbone.out_channels, backbone.strides)

@@ -7,7 +7,7 @@ from .exporting import crop, exporting
 from .linear import Linear, linear
 from .mlp import Mlp, SwiGLU
 from .norm import LayerNorm2d
-from .recompute import recompute
+from .recompute import recompute, recompute_options, without_statistics
 from .rotary import CentredRotary, IndexRotary, Rotary, Rotation
 from .score_maps import re_attention, talking_heads
 from .windows import ceil_div, padding, window_partition, window_unpartition
@@ -32,7 +32,9 @@ __all__ = [
     "padding",
     "re_attention",
     "recompute",
+    "recompute_options",
     "talking_heads",
     "window_partition",
     "window_unpartition",
+    "without_statistics",
 ]

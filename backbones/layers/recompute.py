@@ -17,11 +17,16 @@ def recompute(block: nn.Module, *args: Any) -> Any:
     The block must be deterministic. Batch norms count the batch once: the second run leaves their running statistics
     unchanged.
     """
-    kwargs: dict[str, Any] = dict(use_reentrant=False, preserve_rng_state=False)
+    return checkpoint(block, *args, **recompute_options(block))
+
+
+def recompute_options(block: nn.Module) -> dict[str, Any]:
+    """Arguments of PyTorch's ``checkpoint`` that recompute a part of a deterministic ``block``."""
+    options: dict[str, Any] = dict(use_reentrant=False, preserve_rng_state=False)
     # The compiler takes no context; it keeps buffer updates out of the second run by itself.
     if not torch.compiler.is_compiling():
-        kwargs["context_fn"] = lambda: (nullcontext(), without_statistics(block))
-    return checkpoint(block, *args, **kwargs)
+        options["context_fn"] = lambda: (nullcontext(), without_statistics(block))
+    return options
 
 
 class without_statistics:
