@@ -4,7 +4,8 @@ Run:    python tools/train.py configs/eva02_maskrcnn_coco.py \\
             --cfg-options model.backbone.init_cfg.type=Pretrained model.backbone.init_cfg.checkpoint=FILE
 
 Differences from vit_maskrcnn_coco.py: patches of 14, whose maps are resampled to stride 16, and rotary positions instead of
-relative ones. FILE is one of pre-training (eva02_B_pt_in21k_p14.pt), from the authors or timm. Weights: MIT.
+relative ones. FILE is one of pre-training (eva02_B_pt_in21k_p14.pt), from the authors or timm. Weights: MIT by
+timm's cards, Apache-2.0 by that of the authors' repository on the hub.
 """
 
 _base_ = "./vit_maskrcnn_coco.py"
