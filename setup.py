@@ -13,6 +13,7 @@ EXTRAS = {
     "data": ["supervision"],  # Pascal VOC and YOLO labels
     "predict": ["pycocotools", "sahi"],  # masks, --tile
     "demo": ["gradio"],  # predict --serve
+    "hub": ["huggingface_hub"],  # hf:// addresses of weights
     "export": ["onnx", "onnxruntime", "onnxscript"],
 }
 DEV = [

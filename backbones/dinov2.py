@@ -14,7 +14,7 @@ from .checks import check_flag, is_whole
 from .dense_transformer import DenseTransformer
 from .errors import CheckpointError
 from .layers import SwiGLU
-from .layers.pos_embed import resize_pos_embed
+from .layers.pos_embed import resize_with_matrices
 from .trunk import Trunk
 
 DINOV2_ARCHS = {  # parameters of trunk and final norm without registers, in millions
@@ -78,10 +78,10 @@ class DINOv2Trunk(Trunk):
 
     def positions(self, grid: tuple[int, int]) -> Tensor:
         registers = self.arch["registers"]
-        rule: dict[str, Any] = dict(antialias=True) if registers else dict(offset=0.1)
+        rule: dict[str, Any] = dict(antialias=True, offset=0.0) if registers else dict(antialias=False, offset=0.1)
         placed = len(self.placed_tokens)
         assert self.pos_embed is not None
-        table = resize_pos_embed(self.pos_embed, placed, self.pos_grid, grid, **rule)
+        table = resize_with_matrices(self.pos_embed, placed, self.pos_grid, grid, **rule)
         if "register_tokens" not in self.tokens:
             return table
         return torch.cat([table[:, :placed], table.new_zeros(1, registers, self.embed_dims), table[:, placed:]], dim=1)

@@ -14,12 +14,15 @@ from .dense_transformer import DenseTransformer
 from .layers import Attention, IndexRotary, Rotary, SwiGLU
 from .trunk import Trunk
 
-PRETRAINED_SIDE = 16  # patches along an axis in all published pre-trainings
+# Patches along an axis in all published pre-trainings, whose tables are for 14 (patches brought to 16 pixels) to 32.
+PRETRAINED_SIDE, SMALLEST_SIDE = 16, 14
 EVA02_ARCHS = {  # parameters of the trunk at 224 pixels, in millions
     "tiny": dict(embed_dims=192, depth=12, num_heads=3),  # 5.50
     "small": dict(embed_dims=384, depth=12, num_heads=6),  # 21.62
     "base": dict(embed_dims=768, depth=12, num_heads=12, sub_norm=True),  # 85.76
+    "base-16": dict(embed_dims=768, depth=12, num_heads=12, sub_norm=True, patch_size=16),  # 85.85
     "large": dict(embed_dims=1024, depth=24, num_heads=16, sub_norm=True),  # 303.27
+    "large-16": dict(embed_dims=1024, depth=24, num_heads=16, sub_norm=True, patch_size=16),  # 303.39
 }
 
 
@@ -29,10 +32,11 @@ class EVA02Trunk(Trunk):
 
     A dict ``arch`` may also give ``sub_norm`` (a layer norm inside the feed-forward branch, as in ``base`` and
     ``large``). Other arguments and shapes are those of ``backbones.trunk.Trunk``; ``img_size`` is that of the weights'
-    table, 224 in pre-training, 336 or 448 after fine-tuning.
+    table, 224 in pre-training, 336 or 448 after fine-tuning. ``base-16`` and ``large-16`` are for the files whose
+    patches the authors brought to 16 pixels (``p14to16``), for dense tasks.
 
     Queries and keys of the patches turn with row and column, on whatever grid scaled to the 16 x 16 patches of
-    pre-training (to those of ``img_size`` where they are fewer).
+    pre-training. A table for fewer than 14 x 14 patches is no published one: its own grid is then that of pre-training.
 
     Source: Fang et al., EVA-02, arXiv:2303.11331. At other sizes the table is resized as in the official code: bicubic,
     half-pixel centres, no antialiasing.
@@ -48,7 +52,8 @@ class EVA02Trunk(Trunk):
     other_positions = "rotary positions"
 
     def make_rotary(self, settings: Mapping[str, Any]) -> Rotary:
-        return IndexRotary(self.embed_dims // self.num_heads, min(PRETRAINED_SIDE, *self.pos_grid))
+        side = min(self.pos_grid)
+        return IndexRotary(self.embed_dims // self.num_heads, PRETRAINED_SIDE if side >= SMALLEST_SIDE else side)
 
     def make_attention(
         self, index: int, settings: Mapping[str, Any], rel_pos_size: tuple[int, int] | None

@@ -139,8 +139,8 @@ class Trunk(Backbone):
         norm_eval: Keep batch norms in eval mode during training.
         init_cfg: See ``backbones.base.Backbone``.
 
-    The class token (and DeiT's distillation token) precedes the patches. With ``window_size`` or ``rel_pos`` there is
-    none, as in ViTDet: it belongs to no window and has no position. The load report lists dropped tokens.
+    Prefix tokens (class token, distillation token, registers) precede the patches. With ``window_size`` or ``rel_pos``
+    there are none, as in ViTDet: they belong to no window. The load report lists dropped tokens.
 
     Shapes:
         x: ``(B, 3, H, W)``, H and W at least 32; padded inside with zeros to whole patches.

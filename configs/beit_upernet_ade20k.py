@@ -15,6 +15,4 @@ model = dict(
         _delete_=True, type="backbones.BEiT", arch="base", drop_path_rate=0.1, pyramid="taps", taps=(3, 5, 7, 11)
     ),
 )
-optim_wrapper = dict(
-    paramwise_cfg=dict(custom_keys=dict(relative_position_bias_table=dict(decay_mult=0.0), gamma_=dict(decay_mult=0.0)))
-)
+optim_wrapper = dict(paramwise_cfg=dict(custom_keys=dict(relative_position_bias_table=dict(decay_mult=0.0))))

@@ -1,10 +1,10 @@
 """Mask R-CNN, EVA-02-B, COCO 2017, ViTDet's recipe.
 
-Run:    python tools/train.py configs/eva02_maskrcnn_coco.py \\
-            --cfg-options model.backbone.init_cfg.type=Pretrained model.backbone.init_cfg.checkpoint=FILE
+Run:    python tools/train.py configs/eva02_maskrcnn_coco.py
 
-Differences from vit_maskrcnn_coco.py: patches of 14, whose maps are resampled to stride 16, and rotary positions instead of
-relative ones. FILE is one of pre-training (eva02_B_pt_in21k_p14.pt), from the authors or timm. Weights: MIT.
+Differences from vit_maskrcnn_coco.py: rotary positions instead of relative ones. The authors' own detectors are Cascade
+Mask R-CNN. The weights, whose patches the authors brought to 16 pixels, are downloaded at the first start; their licence
+is Apache-2.0.
 """
 
 _base_ = "./vit_maskrcnn_coco.py"
@@ -14,10 +14,14 @@ model = dict(
     backbone=dict(
         _delete_=True,
         type="EVA02",
-        arch="base",
+        arch="base-16",
         drop_path_rate=0.1,
         window_size=16,
         global_blocks=(2, 5, 8, 11),
         pyramid=dict(type="SimpleFeaturePyramid", out_channels=256, num_outs=5),
+        init_cfg=dict(
+            type="Pretrained",
+            checkpoint="https://huggingface.co/Yuxin-CV/EVA-02/resolve/main/eva02/pt/eva02_B_pt_in21k_p14to16.pt",
+        ),
     ),
 )

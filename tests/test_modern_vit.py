@@ -392,6 +392,40 @@ def test_dinov3s_official_file_loads_whole(tmp_path):
     assert not torch.equal(expected["rope_embed.periods"], source.rope_embed.periods)
 
 
+@pytest.mark.parametrize("gated", [False, True])
+def test_dinov3_of_the_transformers_library_loads_whole(gated, tmp_path):
+    """Names of DINOv3ViTModel; a branch without a gate has ``up_proj`` and ``down_proj``, too."""
+    source = draw(DINOv3(dict(SMALL, swiglu=gated), pyramid=None))
+    parts = {"w12": ("gate_proj", "up_proj"), "w3": ("down_proj",), "fc1": ("up_proj",), "fc2": ("down_proj",)}
+    parts |= {"qkv": ("q_proj", "k_proj", "v_proj")}
+    steps = (
+        ("blocks.", "layer."),
+        ("gamma_1", "layer_scale1.lambda1"),
+        ("gamma_2", "layer_scale2.lambda1"),
+        ("storage", "register"),
+        ("patch_embed.proj.", "embeddings.patch_embeddings."),
+        ("attn.proj.", "attention.o_proj."),
+        ("attn.", "attention."),
+        ("qkv.q_bias", "q_proj.bias"),
+        ("qkv.v_bias", "v_proj.bias"),
+    )
+    weights = {}
+    for name, value in source.state_dict().items():
+        for ours, theirs in steps:
+            name = name.replace(ours, theirs)
+        name = f"embeddings.{name}" if name.endswith(("_token", "_tokens")) else name
+        *_, layer, leaf = name.split(".")
+        stored = parts.get(layer, (layer,))
+        for part, chunk in zip(stored, value.chunk(len(stored)), strict=True):
+            weights[f"{name.removesuffix(f'{layer}.{leaf}')}{part}.{leaf}"] = chunk.clone()
+    del weights["rope_embed.periods"]
+    net = DINOv3(dict(SMALL, swiglu=gated), pyramid=None)
+    report = load_pretrained(net, saved(tmp_path, weights))
+    assert report.complete
+    for name, value in net.state_dict().items():
+        assert torch.equal(value, source.state_dict()[name]), name
+
+
 def test_timms_files_without_periods_and_zero_biases_say_so(tmp_path):
     theirs = draw(dinov3(qkv_bias=False))
     net = DINOv3(SMALL, pyramid=None)

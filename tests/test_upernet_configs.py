@@ -127,7 +127,7 @@ def test_copy_that_a_work_dir_gets_is_the_same_config(name, tmp_path):
 @pytest.mark.parametrize("name", CONFIGS)
 def test_images_are_normalised_as_the_weights_expect(name):
     preprocessor = read(name).model.data_preprocessor
-    half = name in ("deepvit", "hybrid-vit")
+    half = name in ("deepvit", "hybrid-vit", "beit")
     assert preprocessor.mean == ([127.5] * 3 if half else [123.675, 116.28, 103.53])
     assert preprocessor.std == ([127.5] * 3 if half else [58.395, 57.12, 57.375])
 
@@ -177,7 +177,7 @@ def test_published_batch_norms_are_frozen_and_new_ones_are_not(name):
     model = build(name).train()
     norms = {key: norm for key, norm in model.backbone.named_modules() if isinstance(norm, _BatchNorm)}
     trained = {key for key, norm in norms.items() if norm.training}
-    assert trained == ({"pyramid.fpn1.1"} if name in ("vit", "deit", "cait") else set())
+    assert trained == ({"pyramid.fpn1.1"} if name in ("vit", "deit", "cait", "beit") else set())
     assert bool(norms.keys() - trained) == (name in ("deepvit", "ceit"))
     assert all(norm.training for norm in model.decode_head.modules() if isinstance(norm, SyncBatchNorm))
     assert read(name).sync_bn == (None if name in ("deepvit", "ceit") else "torch")
@@ -210,7 +210,10 @@ def test_weight_decay_spares_flat_parameters_shortcuts_tokens_and_positions(name
     assert spared == {
         name
         for name, ndim in shapes.items()
-        if ndim == 1 or name.split(".")[1] in ("pos_embed", "cls_token", "dist_token") or ".alpha" in name
+        if ndim == 1
+        or name.split(".")[1] in ("pos_embed", "cls_token", "dist_token")
+        or ".alpha" in name
+        or name.endswith("relative_position_bias_table")
     }
 
 
@@ -283,7 +286,7 @@ OF_CONFIG = {
         "model.backbone.arch.num_heads": 2,
         "model.backbone.arch.num_columns": 2,
     },
-    **dict.fromkeys(("vit", "deit", "cait"), SMALL_VIT),
+    **dict.fromkeys(("vit", "deit", "cait", "beit"), SMALL_VIT),
     "ceit": {**SMALL_VIT, **SIMPLE},
     "deepvit": {
         **SMALL_VIT,

@@ -25,10 +25,11 @@ _STEPS = (
     (r"\.intermediate\.dense\.", ".mlp.fc1."),
     (r"\.output\.dense\.", ".mlp.fc2."),
     (r"\.mlp\.weights_in\.", ".mlp.w12."),
-    (r"\.mlp\.weights_out\.|\.mlp\.down_proj\.", ".mlp.w3."),
-    (r"\.mlp\.gate_proj\.", ".mlp.w1."),
-    (r"\.mlp\.up_proj\.", ".mlp.w2."),
+    (r"\.mlp\.weights_out\.", ".mlp.w3."),
 )
+_GATE = ".mlp.gate_proj."
+_GATED = ((r"\.mlp\.gate_proj\.", ".mlp.w1."), (r"\.mlp\.up_proj\.", ".mlp.w2."), (r"\.mlp\.down_proj\.", ".mlp.w3."))
+_UNGATED = ((r"\.mlp\.up_proj\.", ".mlp.fc1."), (r"\.mlp\.down_proj\.", ".mlp.fc2."))
 
 
 def is_hugging_face(keys: Iterable[str]) -> bool:
@@ -46,14 +47,13 @@ def from_hugging_face(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
         The same tensors; those of other parts, such as a text tower, under the keys they had.
     """
     prefix = next(match[1] for key in weights if (match := _PATCHES.match(key)))
+    steps = (*_STEPS, *(_GATED if any(_GATE in key for key in weights) else _UNGATED))
     converted = {}
     for key, value in weights.items():
-        name = _name(key.removeprefix(prefix)) if key.startswith(prefix) else key
+        name = key
+        if key.startswith(prefix):
+            name = key.removeprefix(prefix)
+            for pattern, replacement in steps:
+                name = re.sub(pattern, replacement, name)
         converted[name] = value[None] if name == "pos_embed" and value.ndim == 2 else value
     return converted
-
-
-def _name(name: str) -> str:
-    for pattern, replacement in _STEPS:
-        name = re.sub(pattern, replacement, name)
-    return name

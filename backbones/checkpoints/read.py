@@ -15,6 +15,7 @@ from torch import Tensor
 from ..errors import CheckpointError
 from .archive import check_archive
 from .download import download
+from .hub import INDEX, SCHEME, from_hub, shards
 from .unpickle import inert_pickle
 
 # Keys under which training scripts store the weights, in the order of the official RevCol loader.
@@ -25,8 +26,9 @@ def read_checkpoint(checkpoint: str | os.PathLike, map_location: str = "cpu") ->
     """Reads a checkpoint without running code it may carry.
 
     Args:
-        checkpoint: Path, or ``http(s)://`` URL (downloaded once into torch hub's cache folder). Formats: ``.npz``,
-            ``.safetensors``, files of ``torch.save``, and pickles of arrays (detectron2).
+        checkpoint: Path, ``http(s)://`` URL (downloaded once into torch hub's cache folder), or ``hf://ORG/NAME[/FILE]``
+            (likewise into the Hugging Face hub's). Formats: ``.npz``, ``.safetensors``, the index of its shards
+            (``.safetensors.index.json``), files of ``torch.save``, and pickles of arrays (detectron2).
         map_location: Device of the tensors, as in ``torch.load``; arrays have none.
 
     Returns:
@@ -52,10 +54,11 @@ def _read(path: Path, map_location: str, inert: set[str]) -> Any:
     if path.suffix == ".npz":
         with np.load(path, allow_pickle=False) as arrays:
             return dict(arrays)
-    if path.suffix == ".safetensors":
+    if path.suffix == ".safetensors" or path.name.endswith(INDEX):
         from safetensors.torch import load_file
 
-        return load_file(path, device=map_location)
+        files = [path.parent / shard for shard in shards(path)] if path.name.endswith(INDEX) else [path]
+        return {key: value for file in files for key, value in load_file(file, device=map_location).items()}
     with path.open("rb") as file:
         start = file.read(32)
         # A bare pickle, but not one of those with which torch's files of before version 1.6 begin.
@@ -68,9 +71,13 @@ def _read(path: Path, map_location: str, inert: set[str]) -> Any:
 def _local_file(checkpoint: str) -> Path:
     if checkpoint.startswith(("http://", "https://")):
         return download(checkpoint)
+    if checkpoint.startswith(SCHEME):
+        return from_hub(checkpoint)
     path = Path(checkpoint).expanduser()
     if not path.is_file():
-        raise FileNotFoundError(f"checkpoint {checkpoint} does not exist; give the path of a file, or a http(s) URL")
+        raise FileNotFoundError(
+            f"checkpoint {checkpoint} does not exist; give the path of a file, or a http(s) or hf:// address"
+        )
     return path
 
 

@@ -25,6 +25,7 @@ class Transformer(Protocol):
     stride: int
     left_out: tuple[str, ...]
     pos_grid: Grid
+    has_table: ClassVar[bool]
     resizes_on_load: ClassVar[bool]
 
     @property
@@ -123,7 +124,7 @@ def _fit_tokens(model: Transformer, weights: dict[str, Tensor]) -> list[str]:
     # CaiT's class token enters behind the blocks
     theirs = tuple(name for name in TOKENS if name in weights and not name.startswith(model.classifier_keys))
     dropped = [name for name in dict.fromkeys((*theirs, *model.left_out)) if name in weights] if not ours else []
-    if "pos_embed" not in weights:
+    if "pos_embed" not in weights or not model.has_table:
         return [_drop(dropped, weights)] if model.left_out and dropped else []
     table = weights["pos_embed"]
     rows, table_grid = _layout(table.shape[1], len(theirs), grid)

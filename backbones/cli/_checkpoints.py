@@ -41,7 +41,7 @@ def read_checkpoint(path: str, for_runner: bool = False) -> dict[str, Any]:
             f"there is no checkpoint {path}; training writes them into its work dir as epoch_N.pth or iter_N.pth"
         )
     try:
-        if "://" in path and not path.startswith("http"):  # mmengine's other places
+        if "://" in path and not path.startswith(("http", "hf:")):  # mmengine's other places
             checkpoint, inert = CheckpointLoader.load_checkpoint(path, map_location="cpu"), []
         else:
             checkpoint, inert = weights_of(path)

@@ -8,28 +8,19 @@ from einops import rearrange
 from torch import Tensor
 
 from .exporting import exporting
+from .precision import full_precision
 
 
-def resize_pos_embed(
-    table: Tensor,
-    num_prefix: int,
-    grid: tuple[int, int],
-    new_grid: tuple[int, int],
-    *,
-    antialias: bool = False,
-    offset: float = 0.0,
-) -> Tensor:
-    """Brings a position table to another grid: bicubic with half-pixel centres, in float32 or wider.
+def resize_pos_embed(table: Tensor, num_prefix: int, grid: tuple[int, int], new_grid: tuple[int, int]) -> Tensor:
+    """Brings a position table to another grid: bicubic with half-pixel centres, no antialiasing, in float32 or wider.
 
-    The defaults are the rule by which DeiT, MAE and ViTDet were fine-tuned at other sizes.
+    The rule by which DeiT, MAE and ViTDet were fine-tuned at other sizes.
 
     Args:
         table: ``(1, num_prefix + h * w, C)``.
         num_prefix: Rows of prefix tokens in front; they are not resized.
         grid: (h, w), the rows and columns of patches that the table is for.
         new_grid: (H, W), likewise for the result.
-        antialias: Use the kernel, and where the grid shrinks the extent, of antialiasing.
-        offset: Places are those of a grid that is this many rows and columns longer (DINOv2: 0.1).
 
     Returns:
         ``(1, num_prefix + H * W, C)`` with the dtype of ``table``; ``table`` itself if the grids are equal.
@@ -38,13 +29,75 @@ def resize_pos_embed(
         return table
     places = rearrange(table[:, num_prefix:], "b (h w) c -> b c h w", h=grid[0])
     places = places.to(torch.promote_types(table.dtype, torch.float32))
-    if offset:
-        factors = tuple((new + offset) / old for new, old in zip(new_grid, grid, strict=True))
-        places = F.interpolate(places, scale_factor=factors, mode="bicubic", align_corners=False, antialias=antialias)
-    else:
-        places = F.interpolate(places, size=new_grid, mode="bicubic", align_corners=False, antialias=antialias)
+    places = F.interpolate(places, size=new_grid, mode="bicubic", align_corners=False)
     places = rearrange(places, "b c h w -> b (h w) c").to(table.dtype)
     return torch.cat([table[:, :num_prefix], places], dim=1)
+
+
+def resize_with_matrices(
+    table: Tensor, num_prefix: int, grid: tuple[int, int], new_grid: tuple[int, int], *, antialias: bool, offset: float
+) -> Tensor:
+    """``resize_pos_embed`` by DINOv2's rules, which an export cannot express by ``F.interpolate``.
+
+    Args:
+        table: As there, like the other arguments.
+        num_prefix: Likewise.
+        grid: Likewise.
+        new_grid: Likewise.
+        antialias: Use the kernel, and where the grid shrinks the extent, of antialiasing.
+        offset: Places are those of a grid that is this many rows and columns longer.
+    """
+    if not exporting() and grid == new_grid:
+        return table
+    wide = torch.promote_types(table.dtype, torch.float32)
+    places = table[0, num_prefix:].to(wide).unflatten(0, grid)  # (h, w, C)
+    rows, columns = (
+        cubic_weights(old, new, places, antialias=antialias, offset=offset)
+        for old, new in zip(grid, new_grid, strict=True)
+    )
+    if exporting():  # which does not know whether the grids are equal
+        one_to_one = [
+            torch.arange(new, device=places.device)[:, None] == torch.arange(old, device=places.device)
+            for old, new in zip(grid, new_grid, strict=True)
+        ]
+        equal = one_to_one[0][-1, -1] & one_to_one[1][-1, -1]
+        rows, columns = (
+            torch.where(equal, same.to(wide), weights)
+            for same, weights in zip(one_to_one, (rows, columns), strict=True)
+        )
+    with full_precision(places):
+        places = (rows @ places.flatten(1)).unflatten(1, (grid[1], -1))  # (H, w, C)
+        places = columns @ places  # (H, W, C)
+    return torch.cat([table[:, :num_prefix], places.flatten(0, 1)[None].to(table.dtype)], dim=1)
+
+
+def cubic_weights(old: int, new: int, like: Tensor, *, antialias: bool, offset: float) -> Tensor:
+    """Weights of ``old`` places in each of ``new`` ones, ``(new, old)``, by PyTorch's bicubic rules.
+
+    Without antialiasing the kernel has a = -0.75 and places beyond the edge repeat it; with it a is -0.5, the kernel is
+    stretched where the places become fewer, and those beyond the edge do not count.
+    """
+    places = torch.arange(new, device=like.device, dtype=like.dtype)
+    step = old / (places[-1:] + 1 + offset)  # a tensor, since an export does not know the number
+    centres = ((places + 0.5) * step - 0.5)[:, None]
+    beyond = 0 if antialias else 2
+    sources = torch.arange(-beyond, old + beyond, device=like.device, dtype=like.dtype)
+    if old == 1:
+        return torch.ones_like(centres)
+    if antialias:
+        weights = _keys((sources - centres) / step.clamp(min=1), -0.5)
+        return weights / weights.sum(1, keepdim=True)
+    weights = _keys(sources - centres, -0.75)
+    first, inner, last = weights.split([beyond + 1, old - 2, beyond + 1], dim=1)
+    return torch.cat([first.sum(1, keepdim=True), inner, last.sum(1, keepdim=True)], dim=1)
+
+
+def _keys(x: Tensor, a: float) -> Tensor:
+    """The cubic convolution kernel (Keys, 1981), 1 at 0 and 0 from a distance of 2 on."""
+    x = x.abs().clamp(max=2)
+    near = ((a + 2) * x - (a + 3)) * x * x + 1
+    far = ((a * x - 5 * a) * x + 8 * a) * x - 4 * a
+    return torch.where(x < 1, near, far)
 
 
 def sincos_pos_embed(embed_dims: int, grid: tuple[int, int], num_prefix: int) -> Tensor:
