@@ -48,6 +48,8 @@ COMMANDS = {
     "benchmark revcol --size 0": "--size is 0; it must be 1 or more",
     "benchmark vit --repeats -1": "--repeats is -1; it must be 1 or more",
     "benchmark revcol --device abacus": "--device abacus: ",
+    "benchmark revcol --device meta": "--device is meta; it must be cpu or cuda",
+    "benchmark revcol --size 1 --batch 1": "with H and W at least 32; got shape (1, 3, 1, 1)",
 }
 
 

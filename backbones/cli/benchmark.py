@@ -57,6 +57,8 @@ def main(args: argparse.Namespace) -> None:
         if (value := getattr(args, option)) is not None and value < 1:
             raise UsageError(f"--{option} is {value}; it must be 1 or more")
     device = find_device(args.device)
+    if device.type not in ("cpu", "cuda"):
+        raise UsageError(f"--device is {args.device}; it must be cpu or cuda, whose memory can be measured")
     args.out.mkdir(parents=True, exist_ok=True)
     page = args.out / "BENCHMARKS.md"
     given = {key: value for key, value in vars(args).items() if value is not None}
@@ -64,7 +66,10 @@ def main(args: argparse.Namespace) -> None:
     for name in args.sections or SECTIONS:
         section = SECTIONS[name]
         torch.manual_seed(0)
-        lines = section.measure(argparse.Namespace(**{**section.DEFAULTS, **given}), device)
+        try:
+            lines = section.measure(argparse.Namespace(**{**section.DEFAULTS, **given}), device)
+        except ValueError as error:  # of a backbone, for images of this size
+            raise UsageError(error) from error
         line = f"{command('benchmark')} {shlex.join([name, *options])}"
         written = f"Written by `{line}` on {datetime.date.today()}: {machine(device)}."
         if device.type == "cpu":

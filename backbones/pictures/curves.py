@@ -66,8 +66,8 @@ def main_metrics(evaluations: list[Record]) -> list[str]:
     names = dict.fromkeys(name for record in evaluations for name in record.keys() - NOT_METRICS - {"iteration"})
     if not evaluations:
         return []
-    ap = sorted(name for name in names if name.endswith(("_mAP", "_mAP_50")))
-    return ap or sorted(name for name in names if isinstance(evaluations[-1].get(name), (int, float)))
+    numbers = sorted(name for name in names if isinstance(evaluations[-1].get(name), (int, float)))
+    return [name for name in numbers if name.endswith(("_mAP", "_mAP_50"))] or numbers
 
 
 def draw(training: list[Record], evaluations: list[Record], metrics: list[str], out: Path) -> None:
