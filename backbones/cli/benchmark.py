@@ -15,7 +15,7 @@ import torch
 from backbones.benchmark import revcol, vit
 from backbones.benchmark.measure import machine
 from backbones.cli._runs import find_device
-from backbones.usage import UsageError, command
+from backbones.usage import UsageError, command, make_folder
 
 SECTIONS = {"revcol": revcol, "vit": vit}
 OPTIONS = ("size", "batch", "repeats", "device", "out")
@@ -59,7 +59,7 @@ def main(args: argparse.Namespace) -> None:
     device = find_device(args.device)
     if device.type not in ("cpu", "cuda"):
         raise UsageError(f"--device is {args.device}; it must be cpu or cuda, whose memory can be measured")
-    args.out.mkdir(parents=True, exist_ok=True)
+    make_folder(args.out)
     page = args.out / "BENCHMARKS.md"
     given = {key: value for key, value in vars(args).items() if value is not None}
     options = [f"--{key}={given[key]}" for key in OPTIONS if key in given and given[key] != DEFAULTS.get(key)]

@@ -14,7 +14,7 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 from matplotlib.figure import Figure
 
-from backbones.usage import UsageError
+from backbones.usage import UsageError, make_folder
 
 Record = dict[str, Any]
 NOT_METRICS = {"data_time", "time", "step", "epoch", "iter"}
@@ -108,7 +108,7 @@ def finish(figure: Figure, out: Path) -> None:
             axis.legend()
             if all(np.min(line.get_ydata()) >= 0 for line in axis.lines):
                 axis.set_ylim(bottom=0)
-    out.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(out.parent)
     figure.savefig(out, dpi=120)
 
 
