@@ -3,6 +3,7 @@
 import json
 import math
 from collections.abc import Iterable
+from contextlib import suppress
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -39,15 +40,12 @@ def read_runs(work_dir: Path) -> list[Record]:
 
 
 def _record(line: str, file: Path) -> Record:
-    try:
+    with suppress(ValueError, LookupError, TypeError):
         record = json.loads(line)
         needed = ("step", "loss", "time") if "loss" in record else ("step",)
-        numbers = all(isinstance(record[key], (int, float)) for key in needed)
-    except (ValueError, LookupError, TypeError):
-        numbers = False
-    if not numbers:
-        raise UsageError(f"{file} is no log of a training: {line[:80]!r} is no record with the numbers of a step")
-    return record
+        if all(isinstance(record[key], (int, float)) for key in needed):
+            return record
+    raise UsageError(f"{file} is no log of a training: {line[:80]!r} is no record with the numbers of a step")
 
 
 def split(records: Iterable[Record]) -> tuple[list[Record], list[Record]]:
