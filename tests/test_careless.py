@@ -36,10 +36,11 @@ COMMANDS = {
     ),
     f"train {CONFIG} --cfg-options load_from=3": "load_from is 3; it must be a text",
     # files and folders for the results
-    "export-weights weights.pth -o text.txt/a.pth": "File exists: 'text.txt'",
+    "export-weights weights.pth -o text.txt/a.pth": "the folder text.txt cannot be made: ",
     "export-weights weights.pth -o /sys/a.pth": ": '/sys/a.pth'",
     "export-weights weights.pth -o /sys/a.safetensors --format safetensors": ": '/sys/a.safetensors'",
-    "plot run -o text.txt/a.png": "text.txt",
+    "plot run -o text.txt/a.png": "the folder text.txt cannot be made: ",
+    "benchmark revcol --out text.txt": "the folder text.txt cannot be made: ",
     "plot run -o a.xyz": "-o a.xyz: the name of a picture ends in .png",
     # logs
     "plot damaged": """scalars.json is no log of a training: '{"loss": 1, "step": "a"}' is no record""",
@@ -48,6 +49,8 @@ COMMANDS = {
     "benchmark revcol --size 0": "--size is 0; it must be 1 or more",
     "benchmark vit --repeats -1": "--repeats is -1; it must be 1 or more",
     "benchmark revcol --device abacus": "--device abacus: ",
+    "benchmark revcol --device meta": "--device is meta; it must be cpu or cuda",
+    "benchmark revcol --size 1 --batch 1": "with H and W at least 32; got shape (1, 3, 1, 1)",
 }
 
 

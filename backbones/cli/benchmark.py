@@ -15,7 +15,7 @@ import torch
 from backbones.benchmark import revcol, revcol_vit, vit
 from backbones.benchmark.measure import machine
 from backbones.cli._runs import find_device
-from backbones.usage import UsageError, command
+from backbones.usage import UsageError, command, make_folder
 
 SECTIONS = {"revcol": revcol, "revcol-vit": revcol_vit, "vit": vit}  # in the order of the page
 OPTIONS = ("size", "batch", "repeats", "device", "out")
@@ -57,14 +57,19 @@ def main(args: argparse.Namespace) -> None:
         if (value := getattr(args, option)) is not None and value < 1:
             raise UsageError(f"--{option} is {value}; it must be 1 or more")
     device = find_device(args.device)
-    args.out.mkdir(parents=True, exist_ok=True)
+    if device.type not in ("cpu", "cuda"):
+        raise UsageError(f"--device is {args.device}; it must be cpu or cuda, whose memory can be measured")
+    make_folder(args.out)
     page = args.out / "BENCHMARKS.md"
     given = {key: value for key, value in vars(args).items() if value is not None}
     options = [f"--{key}={given[key]}" for key in OPTIONS if key in given and given[key] != DEFAULTS.get(key)]
     for name in args.sections or SECTIONS:
         section = SECTIONS[name]
         torch.manual_seed(0)
-        lines = section.measure(argparse.Namespace(**{**section.DEFAULTS, **given}), device)
+        try:
+            lines = section.measure(argparse.Namespace(**{**section.DEFAULTS, **given}), device)
+        except ValueError as error:  # of a backbone, for images of this size
+            raise UsageError(error) from error
         line = f"{command('benchmark')} {shlex.join([name, *options])}"
         written = f"Written by `{line}` on {datetime.date.today()}: {machine(device)}."
         if device.type == "cpu":

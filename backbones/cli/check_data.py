@@ -28,7 +28,7 @@ from backbones.datasets.classes import check_classes
 from backbones.datasets.doctor.examine import examine
 from backbones.datasets.doctor.faults import KINDS, Fault, count
 from backbones.datasets.find import LOOPS, all_datasets
-from backbones.usage import UsageError
+from backbones.usage import UsageError, make_folder
 
 CASES = 3  # shown of each kind
 
@@ -55,6 +55,8 @@ def main(args: argparse.Namespace) -> int:
     if not loops:
         raise UsageError(f"{args.config} has no train_dataloader, val_dataloader or test_dataloader, so no data")
     check_files(cfg, loops)
+    if args.html:
+        make_folder(args.html.parent)
     findings = examine(cfg, loops, args.full)
     if not any(fault.kind in ("not-json", "missing-key", "invalid-entry") for fault in findings.faults):
         try:

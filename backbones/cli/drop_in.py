@@ -17,7 +17,7 @@ from backbones.config.options import Options
 from backbones.config.swap import BACKBONES, Change, swap_backbone
 from backbones.config.trial import try_model
 from backbones.config.write import delta, diff, render
-from backbones.usage import UsageError, command
+from backbones.usage import UsageError, command, make_folder
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -103,5 +103,5 @@ def write(args: argparse.Namespace, changes: Sequence[Change], cfg: Config) -> N
     ]
     lines += ["", f"_base_ = {base_expression(args.config, out.parent)}"]
     lines += [f"{key} = {render(value, 0, len(key) + 3)}" for key, value in delta(cfg, changes).items()]
-    out.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(out.parent)
     out.write_text("\n".join(lines) + "\n")

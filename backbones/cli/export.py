@@ -29,7 +29,7 @@ from backbones.export import onnx_file, torch_file
 from backbones.export.metadata import describe
 from backbones.export.outputs import Network
 from backbones.export.program import BOUND, largest_error, trace
-from backbones.usage import UsageError, note
+from backbones.usage import UsageError, make_folder, note
 
 FORMATS = {"onnx": onnx_file, "torch": torch_file}
 
@@ -59,9 +59,9 @@ def main(args: argparse.Namespace) -> None:
             f"--format {args.format} needs {', '.join(missing)}; install them: pip install 'densebackbones[export]'"
         )
     network, metadata = build(args)
+    make_folder(file.parent)
     print(f"tracing {type(network.model).__name__}", flush=True)
     program = trace(network)
-    file.parent.mkdir(parents=True, exist_ok=True)
     try:
         print(f"writing {file}", flush=True)
         kind.save(program, file, network.names, metadata)

@@ -15,7 +15,7 @@ from mmengine.registry import MODELS
 from backbones.base import Backbone
 from backbones.checkpoints import find_weights
 from backbones.cli._checkpoints import plain_names, read_checkpoint
-from backbones.usage import UsageError, note
+from backbones.usage import UsageError, make_folder, note
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -49,7 +49,7 @@ def main(args: argparse.Namespace) -> None:
         note(f"{len(own)} weights of the pyramid are left out: official files of {cls.__name__} have none")
         weights = {name: value for name, value in weights.items() if name not in own}
     weights = {f"{prefix}{name}": value for name, value in weights.items()}
-    out.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(out.parent)
     if args.format == "safetensors":
         from safetensors.torch import save
 

@@ -26,7 +26,7 @@ from backbones.datasets.check import check_data
 from backbones.datasets.find import evaluators
 from backbones.pictures.classification import ClassificationPictures
 from backbones.pictures.samples import draw_into
-from backbones.usage import UsageError, note
+from backbones.usage import UsageError, make_folder, note
 
 SINGLE_LABEL = ("Accuracy", "SingleLabelMetric", "ConfusionMatrix")  # mmpretrain's metrics of one class per image
 
@@ -52,6 +52,8 @@ def main(args: argparse.Namespace) -> None:
     published = _runs.takes_published_weights(cfg) and is_published(args.checkpoint)
     checkpoint = {} if published else read_checkpoint(args.checkpoint)
     check_data(cfg, ("test",))
+    for folder in filter(None, (args.show_dir and Path(args.show_dir), args.out and Path(args.out).parent)):
+        make_folder(folder)
     if args.show_dir:
         set_show_dir(cfg, args.show_dir)
     cfg.load_from = None  # the runner would run code of the file

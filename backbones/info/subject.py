@@ -79,14 +79,14 @@ def read_model(name: str) -> Subject:
         model: Any = build_model(cfg)
     except Exception as error:  # classes of the hosts raise anything
         raise UsageError(f"the model of {name} cannot be built: {error}") from error
-    batch = cfg.get("train_dataloader", {}).get("batch_size", BATCH)
-    divisor = cfg.model.get("data_preprocessor", {}).get("pad_size_divisor", 1)
+    batch = (cfg.get("train_dataloader") or {}).get("batch_size", BATCH)
+    divisor = (cfg.model.get("data_preprocessor") or {}).get("pad_size_divisor", 1)
     return Subject(path.stem, model, model.backbone, settings, usual_size(cfg), batch, divisor)
 
 
 def usual_size(cfg: Config) -> tuple[int, int]:
     """Height and width of a config's images: mmseg's crop, or where its (test) pipeline resizes, crops or pads to."""
-    if crop := cfg.model.get("data_preprocessor", {}).get("size"):
+    if crop := (cfg.model.get("data_preprocessor") or {}).get("size"):
         height, width = crop
         return height, width
     loader = cfg.get("test_dataloader") or cfg.get("train_dataloader") or {}

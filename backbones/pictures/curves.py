@@ -3,6 +3,7 @@
 import json
 import math
 from collections.abc import Iterable
+from contextlib import suppress
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 from matplotlib.figure import Figure
 
-from backbones.usage import UsageError
+from backbones.usage import UsageError, make_folder
 
 Record = dict[str, Any]
 NOT_METRICS = {"data_time", "time", "step", "epoch", "iter"}
@@ -39,15 +40,12 @@ def read_runs(work_dir: Path) -> list[Record]:
 
 
 def _record(line: str, file: Path) -> Record:
-    try:
+    with suppress(ValueError, LookupError, TypeError):
         record = json.loads(line)
         needed = ("step", "loss", "time") if "loss" in record else ("step",)
-        numbers = all(isinstance(record[key], (int, float)) for key in needed)
-    except (ValueError, LookupError, TypeError):
-        numbers = False
-    if not numbers:
-        raise UsageError(f"{file} is no log of a training: {line[:80]!r} is no record with the numbers of a step")
-    return record
+        if all(isinstance(record[key], (int, float)) for key in needed):
+            return record
+    raise UsageError(f"{file} is no log of a training: {line[:80]!r} is no record with the numbers of a step")
 
 
 def split(records: Iterable[Record]) -> tuple[list[Record], list[Record]]:
@@ -66,8 +64,8 @@ def main_metrics(evaluations: list[Record]) -> list[str]:
     names = dict.fromkeys(name for record in evaluations for name in record.keys() - NOT_METRICS - {"iteration"})
     if not evaluations:
         return []
-    ap = sorted(name for name in names if name.endswith(("_mAP", "_mAP_50")))
-    return ap or sorted(name for name in names if isinstance(evaluations[-1].get(name), (int, float)))
+    numbers = sorted(name for name in names if isinstance(evaluations[-1].get(name), (int, float)))
+    return [name for name in numbers if name.endswith(("_mAP", "_mAP_50"))] or numbers
 
 
 def draw(training: list[Record], evaluations: list[Record], metrics: list[str], out: Path) -> None:
@@ -108,7 +106,7 @@ def finish(figure: Figure, out: Path) -> None:
             axis.legend()
             if all(np.min(line.get_ydata()) >= 0 for line in axis.lines):
                 axis.set_ylim(bottom=0)
-    out.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(out.parent)
     figure.savefig(out, dpi=120)
 
 

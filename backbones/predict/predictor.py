@@ -42,8 +42,11 @@ class Predictor:
             )
         self.model: Any = model.eval()
         self.batch_size = batch_size or loader.get("batch_size") or 1
-        self._load: Any = TRANSFORMS.build(load)
-        self._transform = Compose([step for step in rest if "Annotations" not in str(step["type"])])
+        try:
+            self._load: Any = TRANSFORMS.build(load)
+            self._transform = Compose([step for step in rest if "Annotations" not in str(step["type"])])
+        except Exception as error:  # classes of the hosts raise anything
+            raise UsageError(f"the pipeline of the config's test_dataloader cannot be built: {error}") from error
 
     def read(self, path: Path) -> np.ndarray:
         """Read an image file as testing does, height x width x BGR; raises what the decoder raises."""

@@ -66,7 +66,6 @@ def write_page(out: Path, cfg: Config, faults: list[Fault]) -> None:
             used = ", ".join(loop for loop in LOOPS if loop in source.loops)
             parts += [f"<h2>{html.escape(path)} ({used})</h2>", *_section(cfg, path, source)]
     title = f"Data of {html.escape(os.path.basename(cfg.filename or 'a config'))}"
-    out.parent.mkdir(parents=True, exist_ok=True)
     out.write_text(
         f'<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8"><title>{title}</title>\n'
         f'<meta name="viewport" content="width=device-width, initial-scale=1"><style>{STYLE}</style></head>\n'
