@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 from small_run import Interruption
-from tool_runs import verb
+from tool_runs import ROOT, verb
 
 pytest.importorskip("mmpretrain")
 
@@ -208,3 +208,12 @@ def test_table_has_mean_and_spread_of_the_seeds():
     rows = table(results, {"value": lambda result: result["v"]}).splitlines()[2:]
     assert rows == ["| a, 1 | 1.5 (1 to 2) |", "| b | - |"]
     assert cell([2.0]) == "2"
+
+
+# ---------------------------------------------------------------------------------------------------------------- page
+@pytest.mark.parametrize("file", sorted((ROOT / "docs" / "papers").glob("*.json")), ids=lambda file: file.stem)
+def test_page_has_the_table_of_the_results_and_the_figure(file):
+    page = (ROOT / "docs" / "PAPERS.md").read_text()
+    assert table(json.loads(file.read_text())["runs"], load(file.stem).columns) in page
+    assert f"](papers/{file.stem}.png)" in page
+    assert file.with_suffix(".png").is_file()
