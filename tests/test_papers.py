@@ -1,5 +1,6 @@
 """densebackbones papers: every comparison for a few steps, its measures, and runs that were finished or killed."""
 
+import dataclasses
 import json
 import math
 import multiprocessing
@@ -9,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 from small_run import Interruption
-from tool_runs import ROOT, verb
+from tool_runs import ROOT, losses, verb
 
 pytest.importorskip("mmpretrain")
 
@@ -17,29 +18,29 @@ from mmengine.registry import MODELS, init_default_scope
 from mmpretrain.structures import DataSample
 from test_classification_tools import draw
 
+from backbones.cli.papers import train
 from backbones.papers import cait, ceit, comparisons, deepvit, hybrid_vit, load, mae, revcol, revcol_boxes
 from backbones.papers._cka import linear_cka
 from backbones.papers._figures import cell, table
+from backbones.papers._runner import Runner
+from backbones.usage import UsageError
 
 pytestmark = [
     pytest.mark.slow,
     pytest.mark.filterwarnings("ignore:Only use 'alpha' for pillow backend"),  # mmpretrain's ColorJitter, to mmcv
 ]
 
-SMALL = {  # constants of the modules that make a comparison tiny
-    "deepvit": [(deepvit, dict(DEPTHS=(2,), WIDE_DEPTHS=(2,)))],
-    "cait": [(cait, dict(SCALES={2: 0.1}))],
-    "ceit": [(ceit, dict())],
-    "hybrid-vit": [(hybrid_vit, dict(EPOCHS=(2, 3)))],
-    "mae": [(mae, dict())],
-    "revcol": [
-        (
-            revcol,
-            dict(COLUMNS=(1,), EQUAL_MACS={2: 8}, SUPERVISED=(4,), WIDTH=8, MEMORY_COLUMNS=(1, 2)),
-        )
-    ],
-    "revcol-boxes": [(revcol_boxes, dict(IMAGES=4, HELD_OUT=2, COLUMNS=(1,), EQUAL_MACS={2: 8}, WIDTH=8))],
+_ONE_COLUMN = dict(COLUMNS=(1,), EQUAL_MACS={2: 8}, WIDTH=8)
+SMALL: dict[str, tuple] = {  # a module, and constants that make its comparison tiny
+    "deepvit": (deepvit, dict(DEPTHS=(2,), WIDE_DEPTHS=(2,))),
+    "cait": (cait, dict(SCALES={2: 0.1})),
+    "ceit": (ceit, dict()),
+    "hybrid-vit": (hybrid_vit, dict(EPOCHS=(2,))),
+    "mae": (mae, dict()),
+    "revcol": (revcol, dict(_ONE_COLUMN, SUPERVISED=(4,), MEMORY_COLUMNS=(1, 2))),
+    "revcol-boxes": (revcol_boxes, dict(_ONE_COLUMN, IMAGES=4, HELD_OUT=2)),
 }
+SUITE = ("cait", "hybrid-vit")
 ONE_EPOCH = ["train_cfg.max_epochs=1", "train_cfg.val_interval=1", "default_hooks.checkpoint.interval=1"]
 
 
@@ -48,16 +49,10 @@ def photographs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return draw(tmp_path_factory.mktemp("data") / "drawn", 2, 1)
 
 
-def make_small(monkeypatch, name: str):
-    for module, constants in SMALL[name]:
-        for constant, value in constants.items():
-            monkeypatch.setattr(module, constant, value)
-
-
-def papers(name: str, photographs: Path, folder: Path, *options: str, seeds: tuple[int, ...] = (0,)) -> list[dict]:
-    """Runs the verb, and gives its results."""
+def papers(name: str, photographs: Path, folder: Path) -> list[dict]:
+    """Runs the verb for an epoch of two images a class, and gives its results."""
     arguments = [f"--data-root={photographs}", f"--work-dir={folder / 'runs'}", f"--out={folder / 'out'}"]
-    verb("papers", name, *arguments, "--seeds", *seeds, "--cfg-options", *(options or ONE_EPOCH))
+    verb("papers", name, *arguments, "--seeds", 0, "--cfg-options", *ONE_EPOCH)
     assert (folder / "out" / f"{name}.png").stat().st_size > 10_000
     return json.loads((folder / "out" / f"{name}.json").read_text())["runs"]
 
@@ -67,9 +62,13 @@ def test_every_comparison_has_a_small_version():
     assert all("(arXiv:" in line for line in comparisons().values())
 
 
-@pytest.mark.parametrize("name", SMALL)
+@pytest.mark.parametrize(
+    "name", [name if name in SUITE else pytest.param(name, marks=pytest.mark.long) for name in SMALL]
+)
 def test_a_few_steps(name, monkeypatch, photographs, tmp_path, capsys):
-    make_small(monkeypatch, name)
+    module, constants = SMALL[name]
+    for constant, value in constants.items():
+        monkeypatch.setattr(module, constant, value)
     results = papers(name, photographs, tmp_path)
     assert [(r["series"], r["x"]) for r in results] == [(run.series, run.x) for run in load(name).runs()]
     for result in results:
@@ -82,55 +81,48 @@ def test_a_few_steps(name, monkeypatch, photographs, tmp_path, capsys):
 
 
 # ---------------------------------------------------------------------------------------------------------------- runs
-def test_a_killed_run_goes_on_and_a_finished_one_is_not_repeated(monkeypatch, photographs, tmp_path):
-    monkeypatch.setattr(hybrid_vit, "EPOCHS", (3,))
-    options = ["train_cfg.val_interval=1", "default_hooks.checkpoint.interval=1"]
+def shortest(folder: Path, photographs: Path, *options: str) -> dict:
+    """The result of the shortest training of a comparison."""
+    whole = load("hybrid-vit")
+    comparison = dataclasses.replace(whole, runs=lambda: whole.runs()[:1])
+    ((result,),) = Runner(train, folder, str(photographs), options).results(comparison, [0])
+    return result
+
+
+def test_a_killed_run_goes_on_and_a_finished_one_is_not_repeated(photographs, tmp_path):
+    options = ["train_cfg.max_epochs=3", *ONE_EPOCH[1:]]
 
     def killed():
         Interruption("renaming", "epoch_2.pth").listen()
-        papers("hybrid-vit", photographs, tmp_path / "killed", *options)
+        shortest(tmp_path / "killed", photographs, *options)
 
     process = multiprocessing.get_context("fork").Process(target=killed)
     process.start()
     process.join(120)
     assert process.exitcode == -signal.SIGKILL
-    results = papers("hybrid-vit", photographs, tmp_path / "killed", *options)
-    logs = [len(list(folder.glob("*/vis_data"))) for folder in sorted((tmp_path / "killed").glob("runs/*/*/seed-0"))]
-    assert logs == [2, 1]  # ViT, which came first, and the hybrid
-    for one, other in zip(results, papers("hybrid-vit", photographs, tmp_path / "whole", *options), strict=True):
-        assert [epoch for epoch, _ in one["curve"]] == [1, 2, 3]
-        assert (one["curve"], one["loss"]) == (other["curve"], other["loss"])
+    result = shortest(tmp_path / "killed", photographs, *options)
+    assert [list(run) for run in losses(tmp_path / "killed" / "ViT-10" / "seed-0")] == [[1, 2], [2, 3]]  # epochs
+    other = shortest(tmp_path / "whole", photographs, *options)
+    assert [epoch for epoch, _ in result["curve"]] == [1, 2, 3]
+    assert (result["curve"], result["loss"]) == (other["curve"], other["loss"])
 
-    before = {file: file.stat().st_mtime_ns for file in (tmp_path / "killed" / "runs").rglob("*")}
-    assert papers("hybrid-vit", photographs, tmp_path / "killed", *options) == results
-    assert {file: file.stat().st_mtime_ns for file in before} == before
+    before = {file: file.stat().st_mtime_ns for file in (tmp_path / "killed").rglob("*")}
+    assert shortest(tmp_path / "killed", photographs, *options) == json.loads(json.dumps(result))
+    assert {file: file.stat().st_mtime_ns for file in (tmp_path / "killed").rglob("*")} == before
 
-
-def test_runs_of_other_settings_are_not_mixed(monkeypatch, photographs, tmp_path, fail):
-    make_small(monkeypatch, "hybrid-vit")
-    papers("hybrid-vit", photographs, tmp_path)
-    message = fail("papers", "hybrid-vit", f"--data-root={photographs}", f"--work-dir={tmp_path / 'runs'}")
-    assert (
-        "ViT-2/seed-0 holds a run with other settings (densebackbones train densebackbones::vit_flowers.py" in message
-    )
-    assert "remove that folder, or choose another --work-dir" in message
+    with pytest.raises(UsageError, match="seed-0 holds a run with other settings .densebackbones train .* remove"):
+        shortest(tmp_path / "killed", photographs, *ONE_EPOCH)
 
 
 def test_photographs_must_be_named(fail):
     assert "--data-root" in fail("papers", "cait")
 
 
-def test_a_run_that_diverges_is_a_result(monkeypatch, photographs, tmp_path):
-    monkeypatch.setattr(hybrid_vit, "EPOCHS", (2,))
-    results = papers(
-        "hybrid-vit",
-        photographs,
-        tmp_path,
-        *ONE_EPOCH,
-        "train_dataloader.batch_size=2",
-        "optim_wrapper.optimizer.lr=1e38",
-    )
-    assert ["nan" in (r["diverged"] or "").lower() for r in results] == [True, True]
+def test_a_run_that_diverges_is_a_result(photographs, tmp_path):
+    options = ["train_dataloader.batch_size=2", "optim_wrapper.optimizer.lr=1e38"]
+    result = shortest(tmp_path, photographs, *ONE_EPOCH, *options)
+    assert "nan" in result["diverged"].lower()
+    assert result["curve"] == []
 
 
 # ------------------------------------------------------------------------------------------------------------ measures
