@@ -28,12 +28,11 @@ nothing to predict or an argument is wrong.
 import argparse
 from pathlib import Path
 
-from mmengine.device import get_device
-from torch import nn
 from tqdm import tqdm
 
 from backbones.cli import _runs
 from backbones.cli._checkpoints import load_weights
+from backbones.cli._models import to_device
 from backbones.config.options import HELP as OPTIONS_HELP
 from backbones.config.options import Options
 from backbones.datasets.metainfo import class_meta
@@ -134,15 +133,3 @@ def check_arguments(args: argparse.Namespace) -> None:
         raise UsageError(f"--batch-size is {args.batch_size}; it must be 1 or more")
     if args.out:
         check_folder(args.out)
-
-
-def to_device(model: nn.Module, device: str | None) -> nn.Module:
-    """Move a model to a device, by default the GPU if there is one.
-
-    Raises:
-        UsageError: for an unknown or absent device.
-    """
-    try:
-        return model.to(device or get_device())
-    except (RuntimeError, AssertionError) as error:
-        raise UsageError(f"--device {device}: {str(error).splitlines()[0]}") from error
