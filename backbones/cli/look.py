@@ -37,7 +37,7 @@ from backbones.predict.inputs import Inputs, find_inputs
 from backbones.usage import UsageError, note
 
 WEIGHTS = (".pth", ".pt", ".bin", ".ckpt", ".pkl", ".npz", ".safetensors")
-COMPARED = 128  # photographs at most
+COMPARED = 64  # photographs at most, of a model with columns
 SKIPPED = 3  # exit status
 
 
@@ -120,7 +120,7 @@ def is_checkpoint(name: str) -> bool:
 
 
 def build_subject(args: argparse.Namespace) -> Subject:
-    """The model, in evaluation mode and on its device.
+    """The model, in evaluation mode, frozen, and on its device.
 
     Raises:
         UsageError: for a model without a backbone, and as ``_models.build``.
@@ -132,10 +132,10 @@ def build_subject(args: argparse.Namespace) -> Subject:
     backbone: Any = built.model if alone else getattr(built.model, "backbone", None)
     if backbone is None:
         raise UsageError(f"{args.model} has no model.backbone; give the config of a whole model")
-    model = _models.to_device(built.model, args.device)
+    model = _models.to_device(built.model, args.device).requires_grad_(False)
     model.eval()  # returns None in some hosts
     arch = built.settings.get("arch") if alone else None
-    title = f"{args.model} {arch}" if isinstance(arch, str) else args.model if alone else Path(args.model).stem
+    title = f"{args.model} {arch}" if isinstance(arch, str) else Path(args.model.rpartition("::")[2]).stem
     return Subject(title, model, backbone, built.settings, *normalisation(backbone, built.cfg))
 
 

@@ -134,8 +134,7 @@ def make_cells(given: AttentionInput) -> Cells:
 
 def point_maps(given: AttentionInput, cells: Cells) -> Tensor:
     """Mean weight that each point gives to the tokens of each cell: ``(h, points, rows, columns)``."""
-    with torch.no_grad():
-        weights = given.read(cells.means.to(given.x))[0]  # (h, N, rows * columns)
+    weights = given.read(cells.means.to(given.x))[0]  # (h, N, rows * columns)
     return weights[:, cells.points].unflatten(2, cells.shape).float().cpu()
 
 

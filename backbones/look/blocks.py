@@ -42,8 +42,7 @@ def feature_figures(view: View) -> Iterator[str]:
         (above,) = pca_colors([patches(product, given)])
         figure = picture(above, name if not given.attention.mixes_heads else "mixed")
         if given.attention.mixes_heads:
-            with torch.no_grad():
-                plain = rearrange(given.read(mixed=False), "b h n d -> b n (h d)")
+            plain = rearrange(given.read(mixed=False), "b h n d -> b n (h d)")
             (below,) = pca_colors([patches(plain, given)])
             figure = pair(figure, picture(below, "not mixed"), name)
         yield figure

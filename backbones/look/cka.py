@@ -14,7 +14,7 @@ def gram(x: Tensor) -> Tensor:
     """Products of the representations ``(N, ...)`` of N images, centred, as float64 ``(N, N)`` without its diagonal."""
     x = x.flatten(1).double()
     x = x - x.mean(0)
-    return (x @ x.T).fill_diagonal_(0)
+    return (x @ x.T).fill_diagonal_(0).cpu()
 
 
 def hsic(k: Tensor, l: Tensor) -> Tensor:

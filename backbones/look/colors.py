@@ -23,7 +23,7 @@ def pca_colors(maps: Sequence[Tensor]) -> list[np.ndarray]:
     Returns:
         Of each, ``(h, w, 3)`` in bytes.
     """
-    pixels = torch.cat([m.flatten(1).T for m in maps]).float()  # (sum of h * w, C)
+    pixels = torch.cat([m.flatten(1).T for m in maps]).float().cpu()  # (sum of h * w, C)
     pixels = pixels - pixels.mean(0)
     rank = min(3, *pixels.shape)
     with torch.random.fork_rng(devices=[]):
@@ -46,7 +46,7 @@ def energy_colors(maps: Sequence[Tensor]) -> list[np.ndarray]:
     Returns:
         Of each, ``(h, w, 3)`` in bytes.
     """
-    energies = [m.float().square().mean(0).sqrt() for m in maps]
+    energies = [m.float().square().mean(0).sqrt().cpu() for m in maps]
     parts = _to_unit(torch.cat([energy.flatten() for energy in energies])).split(
         [energy.numel() for energy in energies]
     )

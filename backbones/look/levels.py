@@ -6,11 +6,13 @@ import html
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+from PIL import Image
+
 from backbones.base import DenseBackbone
 from backbones.look.colors import energy_colors, pca_colors
 from backbones.look.record import Look, View
 from backbones.look.subject import Photo, fit
-from backbones.pictures.html import grid, picture
+from backbones.pictures.html import captioned, grid, image_uri, picture
 
 THUMBNAIL = 200  # pixels
 TEXT = """<h2>Levels</h2>
@@ -47,7 +49,8 @@ def level_strides(backbone: Any, view: View) -> Sequence[int]:
 def photograph(photo: Photo, longest: int | None = None) -> str:
     """The photograph as the model sees it, or with a longer side of at most ``longest`` pixels."""
     pixels = photo.pixels if longest is None else fit(photo.pixels, longest)
-    return picture(pixels, f"{photo.path.name}, {photo.pixels.shape[1]} x {photo.pixels.shape[0]}", "jpeg")
+    caption = f"{photo.path.name}, {photo.pixels.shape[1]} x {photo.pixels.shape[0]}"
+    return captioned(image_uri(Image.fromarray(pixels), "jpeg"), caption)
 
 
 def pair(above: str, below: str, caption: str) -> str:

@@ -83,7 +83,7 @@ class Look:
     similar_heads: float
 
 
-@torch.no_grad()
+@torch.no_grad()  # in which some blocks run faster
 def record(subject: Subject, photo: Photo) -> View:
     """Show a photograph to the backbone."""
     backbone, images = subject.backbone, subject.images(photo.pixels[None])

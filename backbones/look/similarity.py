@@ -72,7 +72,8 @@ def shares(look: Look, mixed: bool) -> tuple[Mapping[int, torch.Tensor], torch.T
         for distance, similarities in compared.neighbours.items():
             neighbours.setdefault(distance, []).append(similarity_ratios(similarities, look.similar))
         heads.append(similarity_ratios(compared.heads, look.similar_heads))
-    return {d: torch.stack(found).mean(0) for d, found in neighbours.items()}, torch.stack(heads).mean(0)
+    mean = {distance: torch.stack(found).mean(0).cpu() for distance, found in neighbours.items()}
+    return mean, torch.stack(heads).mean(0).cpu()
 
 
 def _mixing(state: str, mixing: bool) -> str:

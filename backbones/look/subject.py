@@ -37,7 +37,7 @@ class Photo:
 
 @dataclass(frozen=True)
 class Subject:
-    """A model in evaluation mode, and how it takes images.
+    """A model in evaluation mode, its parameters frozen, and how it takes images.
 
     Attributes:
         title: Its name.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import html
 import io
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
@@ -68,9 +68,9 @@ def chart(figure: Figure, caption: str, kind: str = "png") -> str:
     return captioned(data_uri(buffer.getvalue(), kind), caption)
 
 
-def picture(pixels: np.ndarray, caption: str, kind: str = "png") -> str:
+def picture(pixels: np.ndarray, caption: str) -> str:
     """An array ``(height, width)`` or ``(height, width, 3)`` of bytes, each value a square, with its caption."""
-    return captioned(image_uri(Image.fromarray(pixels), kind), caption, "pixels")
+    return captioned(image_uri(Image.fromarray(pixels)), caption, "pixels")
 
 
 def captioned(source: str, caption: str, name: str = "") -> str:
@@ -83,12 +83,3 @@ def captioned(source: str, caption: str, name: str = "") -> str:
 def grid(figures: Iterable[str], name: str = "samples") -> str:
     """Figures side by side, as many as there is room for; ``name`` is a class of CSS."""
     return f'<div class="grid {name}">{"".join(figures)}</div>'
-
-
-def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """Rows of cells, pieces of HTML."""
-
-    def row(cells: Sequence[str], tag: str) -> str:
-        return "<tr>" + "".join(f"<{tag}>{cell}</{tag}>" for cell in cells) + "</tr>"
-
-    return f"<table>{row(head, 'th')}{''.join(row(cells, 'td') for cells in rows)}</table>"
