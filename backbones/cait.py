@@ -6,7 +6,7 @@ changes them, so a detector does without it; classification puts it behind the l
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
@@ -27,6 +27,8 @@ class TalkingHeadAttention(Attention):
     The maps of all heads are needed at once, so fused attention does not apply; ``talking_heads`` holds a few rows
     of them at a time.
     """
+
+    mixes_heads = True
 
     def __init__(self, embed_dims: int, num_heads: int, rel_pos_size: tuple[int, int] | None = None) -> None:
         super().__init__(embed_dims, num_heads, rel_pos_size)
@@ -50,11 +52,18 @@ class ClassAttention(nn.Module):
         self.proj = Linear(embed_dims, embed_dims)
 
     def forward(self, x: Tensor) -> Tensor:
-        q, k, v = (
-            rearrange(layer(tokens), "b n (h d) -> b h n d", h=self.num_heads)
-            for layer, tokens in ((self.q, x[:, :1]), (self.k, x), (self.v, x))
-        )
+        q, k, v = self._project(x)
         return self.proj(rearrange(F.scaled_dot_product_attention(q, k, v), "b h n d -> b n (h d)"))
+
+    def maps(self, x: Tensor) -> Tensor:
+        """Weights that the class token gives to all tokens, itself first, ``(B, h, 1 + N)``."""
+        q, k, _ = self._project(x)
+        return (q * q.shape[-1] ** -0.5 @ k.mT).softmax(-1).squeeze(2)
+
+    def _project(self, x: Tensor) -> Iterator[Tensor]:
+        """The class token's queries, and the keys and values of all, each ``(B, h, n, d)``."""
+        pairs = ((self.q, x[:, :1]), (self.k, x), (self.v, x))
+        return (rearrange(layer(tokens), "b n (h d) -> b h n d", h=self.num_heads) for layer, tokens in pairs)
 
 
 class ClassAttentionBlock(nn.Module):

@@ -29,6 +29,8 @@ class ReAttention(Attention):
         transform_scale: Multiply the normalised maps with d^-0.5, as DeepViT-S does.
     """
 
+    mixes_heads = True
+
     def __init__(
         self, embed_dims: int, num_heads: int, rel_pos_size: tuple[int, int] | None, transform_scale: bool
     ) -> None:

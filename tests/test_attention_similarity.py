@@ -13,16 +13,20 @@ pytest.importorskip("mmpretrain")
 from mmpretrain.structures import DataSample
 
 from backbones import CaiT, CeiT, DeepViT, PlainViT
-from backbones.classification import attention_similarity as module
-from backbones.classification.attention_similarity import (
-    attention_maps,
+from backbones import attention_maps as module
+from backbones.attention_maps import (
+    AttentionInput,
     attention_similarity,
     block_similarities,
+    compare_maps,
     count_similar_blocks,
+    global_blocks,
+    head_similarity,
     recorded_blocks,
-    similarity_loss,
+    similar_blocks,
     similarity_ratios,
 )
+from backbones.classification.attention_similarity import similarity_loss
 
 ARCH = dict(embed_dims=24, depth=3, num_heads=2)
 
@@ -40,7 +44,7 @@ def deepvit(**kwargs) -> DeepViT:
 
 
 def record(net, images) -> list:
-    with recorded_blocks(net) as inputs:
+    with recorded_blocks(net.blocks) as inputs:
         net.forward_tokens(images)
     return inputs
 
@@ -50,7 +54,7 @@ def test_maps_and_their_similarities_are_those_of_the_official_code(official):
     file, net = official
     with torch.no_grad():
         for given, expected in zip(record(net, file["input"]), file["attention_maps"], strict=True):
-            assert_equal(attention_maps(*given), expected)
+            assert_equal(given.maps(), expected)
     got = block_similarities(net, file["input"])
     assert got.shape == (net.depth - 1, 2, 4, 17)
     for similarity, (a, b) in zip(got, itertools.pairwise(file["attention_maps"]), strict=True):
@@ -67,8 +71,11 @@ def test_maps_are_the_weights_of_the_values(family, rel_pos):
         torch.nn.init.normal_(p, std=0.3)
     attention, n = net.blocks[1].attn, net.num_prefix + 16
     x = torch.randn(2, n, 24, dtype=torch.float64)
-    maps = attention.maps(x, (4, 4))
+    given = AttentionInput(attention, x, (4, 4))
+    maps = given.maps()
     assert maps.shape == (2, 2, n, n)
+    some = torch.tensor([3, 0, 7])
+    torch.testing.assert_close(given.maps(some), maps[..., some])
     values = attention.qkv(x)[..., 48:].unflatten(2, (2, 12)).transpose(1, 2)
     torch.testing.assert_close(attention.proj((maps @ values).transpose(1, 2).flatten(2)), attention(x, (4, 4)))
 
@@ -85,16 +92,64 @@ def test_similarity_compares_the_rows_of_a_token():
     torch.testing.assert_close(attention_similarity(eye, spread), expected)
 
 
+def test_maps_of_many_tokens_with_relative_positions_are_whole():
+    net = PlainViT(ARCH, img_size=64, pyramid=None, rel_pos=True).eval()
+    attention, x = net.blocks[0].attn, torch.randn(1, 64, 24)  # 64 values a token, wider than the 28 of the queries
+    torch.testing.assert_close(AttentionInput(attention, x, (8, 8)).maps().sum(-1), torch.ones(1, 2, 64))
+
+
+@pytest.mark.parametrize("family", [DeepViT, CaiT])
+def test_maps_that_are_not_mixed_are_the_plain_softmax(family):
+    net = family(ARCH, img_size=64, pyramid=None).double().eval()
+    for p in net.parameters():
+        torch.nn.init.normal_(p, std=0.3)
+    attention, x = net.blocks[1].attn, torch.randn(2, 16, 24, dtype=torch.float64)
+    q, k, v = attention.qkv(x).unflatten(2, (3, 2, 12)).permute(2, 0, 3, 1, 4).unbind()
+    plain = (q @ k.mT * 12**-0.5).softmax(-1)
+    given = AttentionInput(attention, x, (4, 4))
+    torch.testing.assert_close(given.maps(mixed=False), plain)
+    torch.testing.assert_close(given.read(mixed=False), plain @ v)
+    assert not torch.allclose(given.maps(), plain)
+
+
+def test_heads_are_compared_in_pairs():
+    maps = torch.stack([torch.eye(3), 5 * torch.eye(3), torch.eye(3).roll(1, dims=1)])[None]  # three heads
+    maps[0, 2, :, 0] = 1
+    expected = torch.tensor([[[1, 1, 1], [3**-0.5, 0, 0], [3**-0.5, 0, 0]]])
+    torch.testing.assert_close(head_similarity(maps), expected)
+
+
+def test_blocks_are_compared_at_every_distance_in_one_pass():
+    net, images = deepvit().eval(), torch.randn(2, 3, 64, 64)
+    some = torch.tensor([0, 5, 16])
+    with torch.no_grad():
+        inputs = record(net, images)
+        maps = [given.maps(some) for given in inputs]
+        got = compare_maps(inputs, columns=some)
+    assert got.neighbours.keys() == {1, 2}  # three blocks have no neighbours at distance 3
+    for distance, similarities in got.neighbours.items():
+        expected = [attention_similarity(a, b) for a, b in zip(maps, maps[distance:], strict=False)]
+        torch.testing.assert_close(similarities, torch.stack(expected))
+    torch.testing.assert_close(got.heads, torch.stack([head_similarity(m) for m in maps]))
+    torch.testing.assert_close(block_similarities(net, images, 2)[..., some], got.neighbours[2])
+
+
+def test_blocks_without_windows_are_found_by_name():
+    net = PlainViT(ARCH, window_size=2, global_blocks=(1,), pyramid=None)
+    assert global_blocks(net) == {"blocks.1": net.blocks[1]}
+
+
 def test_similar_blocks_are_those_with_more_than_nine_tenths_of_their_vectors_alike():
     similarities = torch.zeros(3, 2, 2, 5)
-    similarities[0] = 0.95
+    similarities[0] = 0.85
     similarities[0, 0, 0, 0] = 0.1  # 19 of 20
-    similarities[1, 0] = 0.95  # half
-    similarities[2] = 0.85
+    similarities[1, 0] = 0.85  # half
+    similarities[2] = 0.75
     assert similarity_ratios(similarities).tolist() == [0.95, 0.5, 0.0]
-    assert similarity_ratios(similarities, threshold=0.8).tolist() == [0.95, 0.5, 1.0]
+    assert similarity_ratios(similarities, threshold=0.7).tolist() == [0.95, 0.5, 1.0]
+    assert similar_blocks(similarities).tolist() == [True, False, False]
     assert count_similar_blocks(similarities) == 1
-    assert count_similar_blocks(similarities, threshold=0.8) == 2
+    assert count_similar_blocks(similarities, threshold=0.7) == 2
 
 
 def test_blocks_with_the_same_attention_are_counted_and_others_not():
@@ -138,7 +193,7 @@ def test_blocks_are_recorded_inside_the_context_only():
     net, images = deepvit().eval(), torch.randn(1, 3, 64, 64)
     inputs = record(net, images)
     net.forward_tokens(images)
-    assert [block for block, *_ in inputs] == list(net.blocks)
+    assert [given.attention for given in inputs] == [block.attn for block in net.blocks]
 
 
 # --------------------------------------------------------------------------------------------------------------- loss
@@ -160,9 +215,8 @@ def test_gradients_of_parameters_are_those_of_maps_that_are_kept():
     similarity_loss(record(net, images)).backward()
 
     maps = []
-    for block, tokens, *_ in record(net, images):  # the textbook's
-        attention = block.attn
-        q, k, _ = attention.qkv(block.norm1(tokens)).unflatten(2, (3, 2, 12)).permute(2, 0, 3, 1, 4).unbind()
+    for attention, tokens, *_ in record(net, images):  # the textbook's
+        q, k, _ = attention.qkv(tokens).unflatten(2, (3, 2, 12)).permute(2, 0, 3, 1, 4).unbind()
         maps.append(attention.var_norm(attention.reatten_matrix((q @ k.mT * 12**-0.5).softmax(-1))))
     similarities = [torch.cosine_similarity(a, b, dim=2).mean() for a, b in itertools.pairwise(maps)]
     expected = torch.autograd.grad(torch.stack(similarities).mean(), parameters, allow_unused=True)

@@ -5,8 +5,8 @@
 - The backbones (``base``, ``trunk``, ``pyramid``, the family files), ``checkpoints``, ``engine`` and ``registry``
   import no host and nothing of the rooms below.
 - ``classification`` may import mmpretrain, but none of the rooms below.
-- ``config``, ``datasets``, ``export``, ``info``, ``papers``, ``pictures``, ``predict``, ``benchmark`` and ``zoo`` may
-  import hosts and each other, but not ``cli``.
+- ``config``, ``datasets``, ``export``, ``info``, ``look``, ``papers``, ``pictures``, ``predict``, ``benchmark`` and
+  ``zoo`` may import hosts and each other, but not ``cli``.
 - Only ``cli`` may import everything.
 
 So a missing host never breaks ``import backbones``.
@@ -21,7 +21,7 @@ import pytest
 from tool_runs import ROOT, environment
 
 PACKAGE = ROOT / "backbones"
-ROOMS = {"cli", "config", "datasets", "export", "info", "papers", "pictures", "predict", "benchmark", "zoo"}
+ROOMS = {"cli", "config", "datasets", "export", "info", "look", "papers", "pictures", "predict", "benchmark", "zoo"}
 HOSTS = {"mmdet", "mmseg", "mmpretrain", "mmcv"}
 FREE = {"families", "usage", "errors"}  # of everything but the standard library
 LAYERS = {"layers", "reversible"}

@@ -16,6 +16,7 @@ from timm.models.vision_transformer_sam import VisionTransformerSAM
 from torch import nn
 
 from backbones import EVA02, BEiT, DINOv2, DINOv3, PlainViT, SigLIP2
+from backbones.attention_maps import AttentionInput
 from backbones.checkpoints import CheckpointError, load_pretrained
 from backbones.dinov2 import DINOv2Trunk
 from backbones.layers import joint_bias
@@ -534,7 +535,7 @@ def test_joint_biases_are_their_formula_with_all_gradients(prefix, chunk_bytes, 
     maps = (q @ k.mT * 8**-0.5 + bias).softmax(-1)
     expected, got = attention.proj((maps @ v).transpose(1, 2).flatten(2)), attention(x, grid)
     torch.testing.assert_close(got, expected)
-    torch.testing.assert_close(attention.maps(x, grid), maps)
+    torch.testing.assert_close(AttentionInput(attention, x, grid).maps(), maps)
     weights, inputs = torch.randn_like(got), [x, *attention.parameters()]
     for a, b in zip(
         torch.autograd.grad(got, inputs, weights), torch.autograd.grad(expected, inputs, weights), strict=True

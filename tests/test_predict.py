@@ -246,7 +246,7 @@ def test_inputs_have_names_of_their_own(tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["absent*.jpg", "-o", "out"], "there is nothing to predict (absent*.jpg: there is no such file)"),
+        (["absent*.jpg", "-o", "out"], "there is no image or video (absent*.jpg: there is no such file)"),
         (["-o", "out"], "there is nothing to predict: name images"),
         (["x.jpg"], "name a folder for the results: -o FOLDER"),
         (["x.jpg", "--serve"], "--serve takes no INPUT"),

@@ -5,12 +5,14 @@ import math
 import pytest
 import torch
 import torch.nn.functional as F
-from mmengine.registry import MODELS
+from mmengine.registry import MODELS, init_default_scope
 from test_reversible import assert_same, backward, image, peak_bytes
 
 from backbones import RevColViT
+from backbones.attention_maps import AttentionInput
 from backbones.checkpoints import load_pretrained
 from backbones.info.model import backbone_parts
+from backbones.layers import Mlp
 from backbones.revcol_vit import CosineAttention, PostNormBlock, RevColViTTrunk
 
 TOY = dict(embed_dims=16, depths=(1, 2, 1, 1), num_heads=2, num_columns=5)
@@ -67,13 +69,13 @@ def test_attention_is_by_cosines():
     cosines = torch.cosine_similarity(q[:, :, :, None], k[:, :, None], dim=-1)
     factors = torch.tensor([math.exp(0.5), math.exp(2.0), 100.0])  # never above 100
     weights = (factors[:, None, None] * cosines).softmax(-1)
-    torch.testing.assert_close(attention.maps(x, (1, 7)), weights)
+    torch.testing.assert_close(AttentionInput(attention, x, (1, 7)).maps(), weights)
     expected = attention.proj((weights @ v).transpose(1, 2).reshape(2, 7, 12))
     torch.testing.assert_close(attention(x, (1, 7)), expected)
 
 
 def test_norms_lie_behind_the_branches():
-    block = PostNormBlock(8, CosineAttention(8, 2), 4).double()
+    block = PostNormBlock(8, CosineAttention(8, 2), Mlp(8, 32)).double()
     for norm in (block.norm1, block.norm2):
         torch.nn.init.uniform_(norm.weight)
     x = torch.rand(2, 6, 8, dtype=torch.float64)
@@ -203,6 +205,7 @@ def test_the_plain_head_classifies_the_last_level(mode):
     pytest.importorskip("mmpretrain")
     import backbones.classification  # noqa: F401  (registers)
 
+    init_default_scope("mmpretrain")
     backbone = dict(type="RevColViTTrunk", arch=TOY, **mode)
     head = dict(type="RevColHead", num_classes=3)
     model = MODELS.build(dict(type="DenseClassifier", backbone=backbone, head=head)).train()

@@ -5,10 +5,9 @@ from typing import Any
 from mmengine.config import Config
 
 from backbones.base import DenseBackbone
+from backbones.config.pixels import normalisation
 from backbones.datasets.metainfo import class_meta
 from backbones.export.outputs import Network
-
-SWAPS = ("bgr_to_rgb", "rgb_to_bgr", "to_rgb")  # settings of the hosts' preprocessors; their loaders give BGR
 
 
 def describe(network: Network, cfg: Config | None = None, trained: dict[str, Any] | None = None) -> dict[str, Any]:
@@ -24,19 +23,14 @@ def describe(network: Network, cfg: Config | None = None, trained: dict[str, Any
         images (``RGB`` or ``BGR``), ``layout`` of the input, ``mean`` and ``std`` in pixel values and that order,
         ``outputs``, and for each output its ``strides`` in pixels (0 for logits of whole images) and its ``channels``.
     """
-    if cfg is None:
-        order, mean, std = "RGB", network.backbone.pixel_mean, network.backbone.pixel_std
-    else:
-        images = cfg.model.get("data_preprocessor") or cfg.get("data_preprocessor") or {}
-        order = "RGB" if any(images.get(swap) for swap in SWAPS) else "BGR"
-        mean, std = images.get("mean") or [0.0] * 3, images.get("std") or [1.0] * 3
+    order, mean, std = normalisation(network.backbone, cfg)
     return dict(
         model=type(network.model).__name__,
         classes=[] if cfg is None else list(class_meta(cfg, trained)["classes"]),
         layout="NCHW float32, (pixel - mean) / std",
         channel_order=order,
-        mean=[float(value) for value in mean],
-        std=[float(value) for value in std],
+        mean=mean,
+        std=std,
         outputs=network.names,
         strides=strides(network),
         channels=network.channels,

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any
+from functools import partial
+from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -46,6 +47,8 @@ class Attention(nn.Module):
     Source: Vaswani et al., arXiv:1706.03762; relative positions: Li et al., MViTv2, arXiv:2112.01526, eq. 4.
     """
 
+    mixes_heads: ClassVar[bool] = False  # whether ``attend`` forms combinations of the heads' maps
+
     def __init__(
         self, embed_dims: int, num_heads: int, rel_pos_size: tuple[int, int] | None = None, biases: str = "qkv"
     ) -> None:
@@ -62,15 +65,32 @@ class Attention(nn.Module):
             self.rel_pos_w = nn.Parameter(torch.zeros(2 * rel_pos_size[1] - 1, head_dims))
 
     def forward(self, x: Tensor, grid: tuple[int, int], rotation: Rotation | None = None) -> Tensor:
-        q, k, v = self._project(x, rotation)
-        x = self.attend(q, k, v, q.shape[-1] ** -0.5, self._bias(q, grid))
-        return self.proj(rearrange(x, "b h n d -> b n (h d)"))
+        return self.proj(rearrange(self.read(x, grid, rotation), "b h n d -> b n (h d)"))
 
-    def maps(self, x: Tensor, grid: tuple[int, int], rotation: Rotation | None = None) -> Tensor:
-        """Attention weights, ``(B, h, N, N)``, queries first; ``forward`` never holds them."""
+    def read(
+        self,
+        x: Tensor,
+        grid: tuple[int, int],
+        rotation: Rotation | None = None,
+        *,
+        values: Tensor | None = None,
+        mixed: bool = True,
+    ) -> Tensor:
+        """The attention weights times values, ``(B, h, N, d)``, which ``forward`` projects.
+
+        Args:
+            x: As in ``forward``, like ``grid`` and ``rotation``.
+            grid: (rows, columns).
+            rotation: Of the tokens.
+            values: ``(N, d)``, the same for every head, in place of the tokens' own; the unit matrix gives the weights
+                themselves, queries first, which ``forward`` never holds.
+            mixed: Mix the maps of the heads, where a subclass does so; False reads the plain softmax.
+        """
         q, k, v = self._project(x, rotation)
-        unit = torch.eye(x.shape[1], dtype=v.dtype, device=v.device).expand(*v.shape[:2], -1, -1)
-        return self.attend(q, k, unit, q.shape[-1] ** -0.5, self._bias(q, grid))
+        if values is not None:
+            v = values.to(v).expand(*v.shape[:2], -1, -1)
+        attend = self.attend if mixed or not self.mixes_heads else partial(Attention.attend, self)
+        return attend(q, k, v, q.shape[-1] ** -0.5, self._bias(q, grid))
 
     def _project(self, x: Tensor, rotation: Rotation | None) -> tuple[Tensor, Tensor, Tensor]:
         """Queries, keys and values, each ``(B, h, N, d)``."""
@@ -91,8 +111,8 @@ class Attention(nn.Module):
         if q.is_cpu and rows < n and not torch.compiler.is_compiling():
             return _attend_by_rows(q, k, v, scale, bias, max(rows, 1))
         q, k = fold_bias(q, k, scale, bias)
-        # Fused kernels want one width for all three.
-        return F.scaled_dot_product_attention(q, k, F.pad(v, (0, q.shape[-1] - d)), scale=scale)[..., :d]
+        # Fused kernels want one width for all three; wider values are read as they are.
+        return F.scaled_dot_product_attention(q, k, F.pad(v, (0, max(0, q.shape[-1] - d))), scale=scale)[..., :d]
 
 
 def relative_bias(q: Tensor, table_h: Tensor, table_w: Tensor, grid: tuple[int, int]) -> Bias:

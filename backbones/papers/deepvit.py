@@ -8,7 +8,7 @@ from typing import Any
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from backbones.classification.attention_similarity import block_similarities, count_similar_blocks, similarity_ratios
+from backbones.attention_maps import SIMILAR, block_similarities, count_similar_blocks, similarity_ratios
 from backbones.papers._figures import draw_lines, grouped, panels
 from backbones.papers._runner import final
 from backbones.papers._runs import Comparison, Options, Result, Run, schedule, vit
@@ -16,7 +16,6 @@ from backbones.papers._runs import Comparison, Options, Result, Run, schedule, v
 DEPTHS = (8, 16, 24, 32)
 WIDE_DEPTHS = (8, 16)
 EPOCHS = 30
-THRESHOLD = 0.8  # the paper's
 
 
 def runs() -> list[Run]:
@@ -38,8 +37,8 @@ def measure(model: Any, images: Tensor, samples: list) -> dict[str, Any]:
     """Share of similar attention vectors of each block but the first, and the number of similar blocks."""
     similarities = block_similarities(model.backbone, images)
     return dict(
-        ratios=similarity_ratios(similarities, THRESHOLD).tolist(),
-        blocks=count_similar_blocks(similarities, THRESHOLD),
+        ratios=similarity_ratios(similarities).tolist(),
+        blocks=count_similar_blocks(similarities),
         mean=similarities.mean().item(),
     )
 
@@ -56,7 +55,7 @@ def draw(results: Sequence[Result], untrained: dict[str, Any]) -> Figure:
         if x == max(DEPTHS):
             ratios = [sum(r) / len(group) for r in zip(*(result["end"]["ratios"] for result in group), strict=True)]
             blocks.plot(range(2, x + 1), ratios, marker="o", markersize=3, label=f"{series}, {x} blocks")
-    blocks.set(xlabel="block", ylabel=f"share of maps with a similarity over {THRESHOLD} to the block before")
+    blocks.set(xlabel="block", ylabel=f"share of maps with a similarity over {SIMILAR} to the block before")
     blocks.set_ylim(-0.02, 1.02)
     blocks.grid(alpha=0.3)
     blocks.legend(fontsize="small")

@@ -128,7 +128,7 @@ def find_inputs(patterns: Sequence[str]) -> Inputs:
     if not found:
         reasons = "; ".join(f"{pattern}: {reason}" for pattern, reason in skipped.items())
         raise UsageError(
-            f"there is nothing to predict ({reasons}); give images, videos, folders or patterns. "
+            f"there is no image or video ({reasons}); give images, videos, folders or patterns. "
             f"Folders are searched for {' '.join(IMAGE_SUFFIXES + VIDEO_SUFFIXES)}"
         )
     return Inputs([Input(path, name) for path, name in zip(found.values(), _names(list(found)), strict=True)], skipped)

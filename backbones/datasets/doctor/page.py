@@ -1,8 +1,6 @@
 """A page about the data sets of a config: samples, statistics, faults. One file that needs no network."""
 
-import base64
 import html
-import io
 import os
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -24,26 +22,14 @@ from backbones.datasets.doctor.examine import Source, folder_of, image_paths, so
 from backbones.datasets.doctor.faults import KINDS, Fault, count
 from backbones.datasets.doctor.images import in_parallel, read_header
 from backbones.datasets.find import LOOPS, classes_file_of, reads_coco
+from backbones.pictures.html import BLUE, ORANGE, chart, grid, write_html
 
 SAMPLES = 12
 MAX_CLASSES = 30  # bars of a histogram
 MAX_IMAGES = 2000  # whose sizes, or masks, are read
 CASES = 20  # of a kind of fault
-BLUE, ORANGE = "#3366aa", "#dd7711"
 STYLE = """
-:root { font: 16px/1.5 system-ui, sans-serif; color: #222; background: #fff; }
-body { max-width: 1200px; margin: 0 auto; padding: 1rem; }
-h1, h2 { overflow-wrap: anywhere; }
-h2 { border-bottom: 1px solid #ccc; margin-top: 2.5rem; }
-.grid { display: grid; gap: 1rem; margin-bottom: 1.5rem; }
-.samples { grid-template-columns: repeat(auto-fill, minmax(min(100%, 270px), 1fr)); }
-.charts { grid-template-columns: repeat(auto-fill, minmax(min(100%, 380px), 1fr)); align-items: start; }
 .charts figure:first-child { grid-row: span 2; }
-figure { margin: 0; } img { width: 100%; height: auto; display: block; }
-figcaption { font-size: .8rem; color: #555; overflow-wrap: anywhere; }
-table { border-collapse: collapse; width: 100%; font-size: .9rem; }
-th, td { text-align: left; vertical-align: top; padding: .4rem .6rem; }
-th, td { border-bottom: 1px solid #ddd; }
 td:last-child { overflow-wrap: anywhere; }
 .refused { color: #b00020; font-weight: 600; } .repaired { color: #8a5a00; } .noted { color: #555; }
 ul { margin: .2rem 0 0; padding-left: 1.1rem; color: #555; }
@@ -65,12 +51,7 @@ def write_page(out: Path, cfg: Config, faults: list[Fault]) -> None:
         if path not in unreadable:
             used = ", ".join(loop for loop in LOOPS if loop in source.loops)
             parts += [f"<h2>{html.escape(path)} ({used})</h2>", *_section(cfg, path, source)]
-    title = f"Data of {html.escape(os.path.basename(cfg.filename or 'a config'))}"
-    out.write_text(
-        f'<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8"><title>{title}</title>\n'
-        f'<meta name="viewport" content="width=device-width, initial-scale=1"><style>{STYLE}</style></head>\n'
-        f"<body><h1>{title}</h1>\n" + "\n".join(parts) + "\n</body></html>\n"
-    )
+    write_html(out, f"Data of {os.path.basename(cfg.filename or 'a config')}", parts, STYLE)
 
 
 def _fault_table(faults: list[Fault]) -> str:
@@ -100,14 +81,14 @@ def _section(cfg: Config, path: str, source: Source) -> Iterator[str]:
             (file, _labelled_pixels(dataset, Path(file), names), Path(file).name) for file in _some(paths, SAMPLES)
         ]
         counts = _pixels_per_class(dataset, paths, names)
-        chart = _bars(counts, "pixels of each class, %", names)
+        classes = _bars(counts, "pixels of each class, %", names)
     else:
         labels = _labels(dataset, paths)
         shown = [(file, None, f"{labels[file]}: {Path(file).name}") for file in _some(paths, SAMPLES)]
-        chart = _bars(Counter(labels.values()), "images of each class")
+        classes = _bars(Counter(labels.values()), "images of each class")
     headers = [header for header in in_parallel(read_header, paths) if not header.error]
-    yield _grid([_sample(*each) for each in shown])
-    yield _grid([chart, *_size_charts(cfg, [header.read_size for header in headers])], "charts")
+    yield grid([_sample(*each) for each in shown])
+    yield grid([classes, *_size_charts(cfg, [header.read_size for header in headers])], "charts")
 
 
 def _coco_section(cfg: Config, path: str, source: Source) -> Iterator[str]:
@@ -125,7 +106,7 @@ def _coco_section(cfg: Config, path: str, source: Source) -> Iterator[str]:
     files = dict(zip(by_image, image_paths(source.dataset, content), strict=True))
     readable = _some([id_ for id_ in by_image if by_image[id_] and os.path.exists(files[id_])], SAMPLES)
     yield f"<p>{len(by_image)} images, {len(content['annotations'])} annotations without faults.</p>"
-    yield _grid([_sample(files[id_], (by_image[id_], names), Path(files[id_]).name) for id_ in readable])
+    yield grid([_sample(files[id_], (by_image[id_], names), Path(files[id_]).name) for id_ in readable])
     objects = [a for a in content["annotations"] if a["image_id"] in sized]
     boxes = np.array([a["bbox"] for a in objects], float).reshape(-1, 4)
     sizes = np.array([(sized[a["image_id"]]["width"], sized[a["image_id"]]["height"]) for a in objects], float)
@@ -141,7 +122,7 @@ def _coco_section(cfg: Config, path: str, source: Source) -> Iterator[str]:
     ]
     if coverage := statistics.anchor_coverage(cfg, boxes, sizes.reshape(-1, 2)):
         charts.append(_coverage_chart(*coverage))
-    yield _grid(charts, "charts")
+    yield grid(charts, "charts")
     if not coverage:
         yield "<p>The config's heads have no anchors to compare the boxes with.</p>"
 
@@ -190,18 +171,6 @@ def _color(share: Any) -> Any:
     return colormaps["hsv"](np.asarray(share) * 7.3 % 1)
 
 
-def _embed(figure: Figure, caption: str, kind: str = "png") -> str:
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format=kind, dpi=110)
-    data = base64.b64encode(buffer.getvalue()).decode()
-    text = html.escape(caption)
-    return f'<figure><img src="data:image/{kind};base64,{data}" alt="{text}"><figcaption>{text}</figcaption></figure>'
-
-
-def _grid(figures: list[str], name: str = "samples") -> str:
-    return f'<div class="grid {name}">{"".join(figures)}</div>'
-
-
 def _sample(path: str, truth: Any, caption: str) -> str:
     """An image with its truth: (annotations, names of the categories), a mask in colours, or None."""
     try:
@@ -220,7 +189,7 @@ def _sample(path: str, truth: Any, caption: str) -> str:
         caption = f"{caption}: {', '.join(sorted({truth[1][a['category_id']] for a in truth[0]}))}"
     axis.set(xlim=(-0.5, width - 0.5), ylim=(height - 0.5, -0.5))
     axis.axis("off")
-    return _embed(figure, caption, "jpeg")
+    return chart(figure, caption, "jpeg")
 
 
 def _draw_objects(axis: Any, objects: list[dict], names: dict[Any, str]) -> None:
@@ -256,7 +225,7 @@ def _bars(counts: Counter[str], caption: str, classes: Sequence[str] = ()) -> st
     axis.invert_yaxis()
     axis.margins(x=0.12, y=0.01)
     axis.tick_params(labelsize=8)
-    return _embed(figure, caption)
+    return chart(figure, caption)
 
 
 def _histogram(values: np.ndarray, caption: str, log: bool = False) -> str:
@@ -269,7 +238,7 @@ def _histogram(values: np.ndarray, caption: str, log: bool = False) -> str:
         caption = f"{caption}; median {np.median(values):.3g}, from {values.min():.3g} to {values.max():.3g}"
     if log:
         axis.set_xscale("log")
-    return _embed(figure, caption)
+    return chart(figure, caption)
 
 
 def _size_charts(cfg: Config, sizes: list[tuple[int, int]]) -> list[str]:
@@ -290,7 +259,7 @@ def _size_charts(cfg: Config, sizes: list[tuple[int, int]]) -> list[str]:
         )
     axis.set(xlabel="width", ylabel="height", xlim=(0, None), ylim=(0, None))
     axis.legend(fontsize=8)
-    return [_embed(figure, caption)]
+    return [chart(figure, caption)]
 
 
 def _coverage_chart(lengths: np.ndarray, ious: np.ndarray) -> str:
@@ -303,4 +272,4 @@ def _coverage_chart(lengths: np.ndarray, ious: np.ndarray) -> str:
     axis.bar(edges[:-1], shares, np.diff(edges), align="edge", color=BLUE, edgecolor="white")
     axis.set(xscale="log", ylim=(0, 1.02), xlabel="square root of the area after the resize, pixels", ylabel="share")
     covered = np.mean(ious >= statistics.MIN_IOU)
-    return _embed(figure, f"share of boxes with an anchor of IoU {statistics.MIN_IOU} or more: {covered:.1%} of all")
+    return chart(figure, f"share of boxes with an anchor of IoU {statistics.MIN_IOU} or more: {covered:.1%} of all")
