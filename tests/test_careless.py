@@ -46,6 +46,8 @@ COMMANDS = {
     "plot damaged": """scalars.json is no log of a training: '{"loss": 1, "step": "a"}' is no record""",
     "plot other": "scalars.json is no log of a training: '[1]}' is no record",
     # numbers and devices
+    "predict empty.py weights.pth text.txt -o out --tile 0": "--tile is 0; it must be 1 or more",
+    "predict empty.py weights.pth text.txt -o out --score-thr nan": "--score-thr is nan; it must be from 0 to 1",
     "benchmark revcol --size 0": "--size is 0; it must be 1 or more",
     "benchmark vit --repeats -1": "--repeats is -1; it must be 1 or more",
     "benchmark revcol --device abacus": "--device abacus: ",

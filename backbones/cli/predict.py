@@ -129,7 +129,10 @@ def check_arguments(args: argparse.Namespace) -> None:
         raise UsageError("there is nothing to predict: name images, videos, folders or patterns, or add --serve")
     if not args.serve and not args.out:
         raise UsageError("name a folder for the results: -o FOLDER")
-    if args.batch_size is not None and args.batch_size < 1:
-        raise UsageError(f"--batch-size is {args.batch_size}; it must be 1 or more")
+    for option, value in {"--batch-size": args.batch_size, "--tile": args.tile}.items():
+        if value is not None and value < 1:
+            raise UsageError(f"{option} is {value}; it must be 1 or more")
+    if not 0 <= args.score_thr <= 1:
+        raise UsageError(f"--score-thr is {args.score_thr}; it must be from 0 to 1")
     if args.out:
         check_folder(args.out)
