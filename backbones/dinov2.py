@@ -73,7 +73,7 @@ class DINOv2Trunk(Trunk):
         if not settings["swiglu"]:
             return super().make_feedforward(settings)
         # Two thirds of the width, as there are three matrices instead of two, rounded up to a multiple of 8.
-        hidden = int(int(self.embed_dims * settings["mlp_ratio"]) * 2 / 3)
+        hidden = max(1, int(int(self.embed_dims * settings["mlp_ratio"]) * 2 / 3))
         return SwiGLU(self.embed_dims, (hidden + 7) // 8 * 8)
 
     def positions(self, grid: tuple[int, int]) -> Tensor:

@@ -203,6 +203,8 @@ class Trunk(Backbone):
         ratio = settings["mlp_ratio"]
         if not is_number(ratio) or int(self.embed_dims * ratio) < 1:
             raise ValueError(f"mlp_ratio is {ratio!r}; it must be a number, large enough for one hidden channel")
+        if layer_scale_init_value is None:
+            layer_scale_init_value = settings.get("layer_scale_init_value")  # some families' archs have one
         if not (layer_scale_init_value is None or is_number(layer_scale_init_value)):
             raise ValueError(f"layer_scale_init_value is {layer_scale_init_value!r}; it must be a number, or None")
         check_flag("with_cp", with_cp)
@@ -226,8 +228,6 @@ class Trunk(Backbone):
         self.add_module(self.stem_name, self.make_patch_embed(settings))
         for name, count in self.tokens.items():
             self.register_parameter(name, nn.Parameter(torch.zeros(1, count, self.embed_dims)))
-        if layer_scale_init_value is None:
-            layer_scale_init_value = settings.get("layer_scale_init_value")  # CaiT's archs have one
         self.layer_scale_init_value = layer_scale_init_value
         rows = len(self.placed_tokens) + self.pos_grid[0] * self.pos_grid[1]
         self.pos_embed = nn.Parameter(torch.zeros(1, rows, self.embed_dims)) if self.has_table else None

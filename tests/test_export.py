@@ -33,8 +33,13 @@ IN_ONNX = {
     "RevCol": dict(arch=REVCOL),
     "RevColViT": dict(arch=small_arch("RevColViT"), img_size=64),
     "PlainViT": dict(arch=dict(VIT, depth=2), window_size=3, global_blocks=(1,), rel_pos=64, pyramid=None),
+    "DINOv2": dict(arch=VIT, img_size=42, registers=4, pyramid=None),
+    "DINOv3": dict(arch=VIT, window_size=3, pyramid=None),
+    "EVA02": dict(arch=VIT, img_size=42, pyramid=None),
+    "BEiT": dict(arch=VIT, img_size=48, pyramid=None),
     "HybridViT": dict(arch=dict(small_arch("HybridViT"), depth=2), taps=(0, 1)),
 }
+IN_CAMPAIGN = ("DINOv3", "EVA02")
 LEVELS = dict(_delete_=True, type="backbones.RevCol", arch=REVCOL, out_indices=(1, 2, 3))
 DETECTORS = {  # kinds of outputs
     "retinanet/retinanet_r50_fpn_1x_coco.py": ("class_scores", "boxes"),
@@ -63,7 +68,9 @@ def write(path, base: str, **model):
     return path
 
 
-@pytest.mark.parametrize("name", IN_ONNX)
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=[pytest.mark.long] if name in IN_CAMPAIGN else []) for name in IN_ONNX]
+)
 def test_backbone_has_the_same_maps_in_onnxruntime(name, tmp_path):
     network = Network(draw(getattr(backbones, name)(**IN_ONNX[name])))
     onnx_file.save(trace(network), tmp_path / "a.onnx", network.names, {})

@@ -93,13 +93,24 @@ def _attend(q: Tensor, k: Tensor, v: Tensor, scale: float, bias: Tensor) -> Tens
 def _attend_from_rows(q: Tensor, k: Tensor, v: Tensor, scale: float, bias: JointBias, first: int, last: int) -> Tensor:
     """Attention of the queries of rows ``first`` to ``last`` of the grid."""
     rows, columns = bias.grid
-    # (h, rows, columns, rows, columns): for each query, in reverse order, the part of the table that its keys see. A
-    # view of the table; a copy is made of the chosen rows only.
-    parts = bias.distances.flip(1, 2).unfold(1, rows, 1).unfold(2, columns, 1)
-    chosen = parts[:, rows - last : rows - first].flip(1, 2).flatten(3).flatten(1, 2)  # (h, queries, rows * columns)
+    if exporting():  # in which windows have no free size
+        by_row, by_column = (_differences(n, q) for n in bias.grid)
+        chosen = bias.distances[:, by_row[:, None, :, None], by_column[:, None, :]]
+    else:
+        # (h, rows, columns, rows, columns): for each query, in reverse order, the part of the table that its keys see.
+        # A view of the table; a copy is made of the chosen rows only.
+        parts = bias.distances.flip(1, 2).unfold(1, rows, 1).unfold(2, columns, 1)
+        chosen = parts[:, rows - last : rows - first].flip(1, 2)
+    chosen = chosen.flatten(3).flatten(1, 2)  # (h, queries, rows * columns)
     if k.shape[2] != rows * columns:
         chosen = torch.cat([bias.class_token[:, 1:2, None].expand(-1, chosen.shape[1], 1), chosen], dim=2)
     return _attend(q, k, v, scale, chosen)
+
+
+def _differences(length: int, like: Tensor) -> Tensor:
+    """``(length, length)``: place of each difference between a query and a key in a table of distances."""
+    places = torch.arange(length, device=like.device)
+    return places[:, None] - places + length - 1
 
 
 def _class_row(bias: JointBias) -> Tensor:
