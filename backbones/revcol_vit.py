@@ -117,8 +117,8 @@ class RevColViTTrunk(ColumnNetwork):
         ValueError: for an unknown ``arch``, and for other arguments out of range.
 
     Source: arXiv:2212.11696, appendix. The multiply-accumulates at 224 x 224, 4.57 and 18.73 G, are the 4.6 and 18.8 G
-    that the paper reports. The parameters, 20.9 and 89.1 M, are not its 16 and 67 M, which no count of blocks of these
-    widths and depths gives.
+    that the paper reports. The parameters, 20.9 and 89.1 M with the classifier, are not its 16 and 67 M: blocks of
+    these widths, in these numbers, have more.
     """
 
     archs = REVCOL_VIT_ARCHS

@@ -85,7 +85,8 @@ def run_columns(
         ValueError: with ``reversible``, for an F that draws random numbers.
     """
     coarsest: list[Tensor] = []
-    checked = reversible and not torch.compiler.is_compiling()
+    # Tensors without data, whose memory backbones.info counts, are of another type and cannot be compared.
+    checked = reversible and not torch.compiler.is_compiling() and type(stem) is Tensor
     state = _random_state(stem) if checked else None
     # Before the first column all maps are zero. As a tensor, they give its shortcuts a gradient, which is zero too.
     previous = [stem.new_zeros(1)] * len(columns[0].sources)
