@@ -128,7 +128,7 @@ class RevColViTTrunk(ColumnNetwork):
     stem_parts = (stem_name, "pos_embed")
     stride = STRIDE
     placed_tokens = left_out = ()
-    resizes_on_load = True
+    has_table = resizes_on_load = True
     undropped = (1.0, 1.0)
 
     def __init__(

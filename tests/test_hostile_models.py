@@ -70,6 +70,8 @@ OF_ARCHS: dict[str, st.SearchStrategy] = {
     "layer_scale_init_value": st.floats(0, 1),
     "apply_transform": st.lists(st.booleans(), max_size=5),
     "cnn_stem": st.booleans(),
+    "registers": st.integers(-1, 4),
+    **{flag: st.booleans() for flag in ("swiglu", "qkv_bias", "sub_norm")},
     "transform_scale": st.booleans(),
     "scale_adjustment": st.sampled_from([0, 0.5, -1]),
     "stage_depths": st.lists(st.integers(0, 2), max_size=5),

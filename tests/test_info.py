@@ -54,7 +54,7 @@ def test_attention_mixed_over_the_heads_is_counted():
 @pytest.mark.slow
 @pytest.mark.parametrize("name", BACKBONES)
 def test_counted_memory_is_what_the_allocator_gives_in_every_mode(name):
-    settings = dict(type=name, arch=small_arch(name), drop_path_rate=0.1)
+    settings = dict(type=f"backbones.{name}", arch=small_arch(name), drop_path_rate=0.1)
     counted = memory.count_step(settings, (2, 3, 192, 256), CPU)
     measured = memory.measure_step(settings, (2, 3, 192, 256), CPU)
     assert counted.keys() == measured.keys()
@@ -174,7 +174,7 @@ def test_images_are_padded_as_a_batch_of_the_config(capsys):
 @pytest.mark.parametrize(
     ("arguments", "answer"),
     [
-        (("RevKol",), "RevKol is neither a backbone (CaiT, "),
+        (("RevKol",), "RevKol is neither a backbone (BEiT, "),
         (("RevCol", "--arch", "tinny"), "unknown arch 'tinny' of RevCol; choose from ['tiny', "),
         ((CONFIG, "--arch", "base"), "--arch is for a backbone alone"),
         (("RevCol", "--size", 0, 64), "--size is 0 64; give height and width"),

@@ -30,6 +30,9 @@ class PlainPatches(CeiTTrunk):
 class PlainFeedForward(CeiTTrunk):
     """CeiT without convolutions in its blocks."""
 
+    def make_feedforward(self, settings: Mapping[str, Any]) -> nn.Module:
+        return Trunk.make_feedforward(self, settings)
+
     def make_block(self, index: int, settings: Mapping[str, Any], **kwargs: Any) -> Block:
         return Trunk.make_block(self, index, settings, **kwargs)
 
