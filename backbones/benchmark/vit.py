@@ -69,7 +69,7 @@ def measure(args: argparse.Namespace, device: torch.device) -> list[str]:
     return [line for part in parts for line in [*part, ""]]
 
 
-def plain_attention(attention: Attention, x: Tensor, grid: tuple[int, int]) -> Tensor:
+def plain_attention(attention: Attention, x: Tensor, grid: tuple[int, int], rotation: None = None) -> Tensor:
     """``Attention.forward`` and its subclasses' with the scores of all heads and token pairs, as in the papers."""
     qkv = F.linear(x, attention.qkv.weight, attention.qkv.bias).unflatten(2, (3, attention.num_heads, -1))
     q, k, v = qkv.permute(2, 0, 3, 1, 4).unbind()  # (B, h, N, d)
@@ -122,7 +122,7 @@ def with_timm_blocks(net: DenseTransformer, name: str) -> DenseTransformer:
     net.blocks = reference.blocks.to(next(net.parameters()).device).train(net.training)
     net.load_state_dict(weights)  # the names are the same
     for block in cast(Any, net.blocks):
-        block.forward = lambda x, grid, scales, forward=block.forward: forward(x)
+        block.forward = lambda x, grid, scales, rotation, forward=block.forward: forward(x)
     return net
 
 
