@@ -13,7 +13,7 @@ SMALL = {
 
 
 @pytest.mark.slow  # TorchInductor calls the C++ compiler
-@pytest.mark.parametrize("cls", SMALL)
+@pytest.mark.parametrize("cls", [RevCol, pytest.param(PlainViT, marks=pytest.mark.long)])
 def test_compiled_inference_gives_the_eager_maps(cls):
     torch.compiler.reset()
     net = cls(SMALL[cls]).eval()

@@ -39,7 +39,7 @@ IN_ONNX = {
     "BEiT": dict(arch=VIT, img_size=48, pyramid=None),
     "HybridViT": dict(arch=dict(small_arch("HybridViT"), depth=2), taps=(0, 1)),
 }
-IN_CAMPAIGN = ("DINOv3", "EVA02")
+IN_CAMPAIGN = ("RevColViT", "DINOv3", "EVA02", "BEiT")
 LEVELS = dict(_delete_=True, type="backbones.RevCol", arch=REVCOL, out_indices=(1, 2, 3))
 DETECTORS = {  # kinds of outputs
     "retinanet/retinanet_r50_fpn_1x_coco.py": ("class_scores", "boxes"),

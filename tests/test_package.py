@@ -63,7 +63,7 @@ def test_metadata_version_and_verbs(installed, tmp_path):
     first, file, extras, typed = call(installed / "python", "-c", code, cwd=tmp_path).splitlines()
     assert first == "Apache-2.0 DenseBackbones contributors True"
     assert installed.parent in Path(file).parents
-    assert extras.replace('"', "").split() == ["data", "demo", "dev", "export", "onedl", "openmmlab", "predict"]
+    assert extras.replace('"', "").split() == ["data", "demo", "dev", "export", "hub", "onedl", "openmmlab", "predict"]
     assert typed == "True"
     listed = call(installed / "densebackbones", "--help", cwd=tmp_path)
     for verb in ("train", "test", "drop-in", "export-weights", "plot", "sample-data", "benchmark", "zoo"):

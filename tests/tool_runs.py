@@ -14,6 +14,7 @@ import matplotlib.pyplot  # noqa: F401  (what verbs import late is imported once
 import numpy as np
 import torch._dynamo  # noqa: F401
 import torchvision  # noqa: F401
+from mmengine.utils import ManagerMixin
 
 from backbones import cli
 
@@ -54,6 +55,8 @@ def fork(verb: str, *arguments, stdout: Path, stderr: Path, before: Callable[[],
             os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND), number)
         sys.stdout, sys.stderr = (os.fdopen(number, "w", buffering=1, closefd=False) for number in (1, 2))
         warnings.simplefilter("default")  # not pytest's
+        for cls in _descendants(ManagerMixin):  # mmengine's visualizers, loggers and scopes of other tests
+            cls._instance_dict.clear()
         np.random.seed()  # noqa: NPY002  (as of a process that is not forked; mmengine draws a seed from this state)
         if before:
             before()
@@ -64,6 +67,10 @@ def fork(verb: str, *arguments, stdout: Path, stderr: Path, before: Callable[[],
         warnings.simplefilter("ignore", DeprecationWarning)  # of threads, none of which the child needs
         process.start()
     return process
+
+
+def _descendants(cls: type) -> set[type]:
+    return {found for child in cls.__subclasses__() for found in (child, *_descendants(child))}
 
 
 def run(verb: str, *arguments) -> subprocess.CompletedProcess:
