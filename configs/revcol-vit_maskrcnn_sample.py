@@ -1,7 +1,7 @@
 """Mask R-CNN, a small RevColViT from scratch, the sample data set; made for two CPU cores.
 
 Run:    python tools/train.py configs/revcol-vit_maskrcnn_sample.py
-Result: in docs/RESULTS.md, beside the other families.
+Result: not yet run.
 """
 
 _base_ = "./vit_maskrcnn_sample.py"
