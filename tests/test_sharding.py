@@ -235,6 +235,12 @@ DDP = [
     if not (accumulate and "static" in wrap)  # PyTorch fixes it in the first step, which must synchronize
 ]
 ACCUMULATED = [Case(wrap, unit, mode, accumulate=True) for wrap, unit, mode in itertools.product(WRAPS, UNITS, MODES)]
+ACCUMULATED += [
+    Case(wrap, "block", accumulate=True, name=name, kwargs=kwargs)
+    for name, wrap, kwargs in itertools.product(
+        TRANSFORMERS, ("ddp", "ddp-unused", *WRAPS), (options(), options(with_cp=True))
+    )
+]
 OTHERS = [
     Case(wrap, "block", kwargs=kwargs, name=name)
     for name, kwargs, wrap in itertools.product(
