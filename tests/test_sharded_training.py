@@ -23,7 +23,7 @@ from tool_runs import losses, verb
 from torch.distributed.fsdp import FullyShardedDataParallel
 
 from backbones.benchmark.measure import MIB, peak_mib
-from backbones.cli.train import check_batch_norms
+from backbones.cli.train import check_processes
 from backbones.engine.sharded import shard, wrap_policy
 from backbones.errors import SetupError
 from backbones.info import memory
@@ -219,12 +219,23 @@ def test_resuming_without_the_flag_is_refused(divided, fail):
     assert "epoch_6.pth is of a training with --shard; go on likewise" in message
 
 
+def processes_of(accumulative_counts: int = 1, **settings) -> Config:
+    return Config(dict(launcher="pytorch", optim_wrapper=dict(accumulative_counts=accumulative_counts), **settings))
+
+
 @pytest.mark.skipif(get_device() != "cpu", reason="it is about a machine without a GPU")
 @pytest.mark.parametrize(("sync_bn", "norm"), [("torch", torch.nn.BatchNorm2d), (None, torch.nn.SyncBatchNorm)])
 def test_batch_norms_of_all_processes_need_gpus(sync_bn, norm):
     with pytest.raises(UsageError, match="SyncBN takes the statistics of all processes on GPUs"):
-        check_batch_norms(Config(dict(launcher="pytorch", sync_bn=sync_bn)), torch.nn.Sequential(norm(1)))
-    check_batch_norms(Config(dict(launcher="pytorch")), torch.nn.BatchNorm2d(1))
+        check_processes(processes_of(sync_bn=sync_bn), torch.nn.Sequential(norm(1)))
+    check_processes(processes_of(), torch.nn.BatchNorm2d(1))
+
+
+def test_static_graph_does_not_accumulate():
+    static = dict(model_wrapper_cfg=dict(static_graph=True))
+    with pytest.raises(UsageError, match="accumulative_counts=2 they wait for iteration 2; leave one of the two out"):
+        check_processes(processes_of(2, **static), torch.nn.Linear(1, 1))
+    check_processes(processes_of(1, **static), torch.nn.Linear(1, 1))
 
 
 @pytest.mark.parametrize(

@@ -128,7 +128,7 @@ def main(args: argparse.Namespace) -> None:
         elif hook.type == "BadLossHook":
             hook.on_nan = args.on_nan
     runner = _runs.build_runner(cfg)
-    check_batch_norms(cfg, runner.model)
+    check_processes(cfg, runner.model)
     for fault in faults:
         runner.logger.info(f"data: {fault}")
     if path and checkpoint:
@@ -168,8 +168,14 @@ def main(args: argparse.Namespace) -> None:
         raise UsageError(f"{reason}. The last checkpoint, {last}, is whole; --resume goes on from it") from error
 
 
-def check_batch_norms(cfg: Config, model: nn.Module) -> None:
-    """Refuse synchronized batch norms without GPUs, on which alone PyTorch has them."""
+def check_processes(cfg: Config, model: nn.Module) -> None:
+    """Refuse what PyTorch cannot do with several processes: SyncBN without GPUs, a static graph that accumulates."""
+    counts = cfg.optim_wrapper.get("accumulative_counts", 1)
+    if (cfg.get("model_wrapper_cfg") or {}).get("static_graph") and counts > 1:
+        raise UsageError(
+            "model_wrapper_cfg.static_graph sums the gradients of the first iteration, and with "
+            f"optim_wrapper.accumulative_counts={counts} they wait for iteration {counts}; leave one of the two out"
+        )
     synchronized = cfg.get("sync_bn") or any(isinstance(module, nn.SyncBatchNorm) for module in model.modules())
     if synchronized and cfg.launcher != "none" and get_device() == "cpu":
         raise UsageError(
