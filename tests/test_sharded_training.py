@@ -85,7 +85,7 @@ class SmallDetector(BaseModel):
         values = self.head(torch.cat([f.mean((2, 3)) for f in maps], 1))
         if mode == "predict":
             return [BaseDataElement(score=value.mean()) for value in values]
-        loss = (values - numbers).square().mean()
+        loss = (values - numbers * (Trap.iteration % 3 - 1)).square().mean()  # no two gradients in a row are alike
         return {"loss_a": loss * float("nan") if Trap.iteration == BAD else loss}
 
 
