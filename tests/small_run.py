@@ -90,15 +90,15 @@ def write_config(folder: Path, loop: str = "epochs", length: int = 3, workers: i
 # ------------------------------------------------------------------------------------------------------ what is trained
 @DATASETS.register_module()
 class SmallPictures:
-    """Eight numbers, with noise, in files with the names of images."""
+    """Eight numbers or fewer, with noise, in files with the names of images."""
 
     metainfo = {}
 
-    def __init__(self, root: str, noise: float = 1) -> None:
-        self.root, self.noise = Path(root), noise
+    def __init__(self, root: str, noise: float = 1, length: int = 8) -> None:
+        self.root, self.noise, self.length = Path(root), noise, length
 
     def __len__(self) -> int:
-        return 8
+        return self.length
 
     def __getitem__(self, index: int) -> dict:
         path = self.root / f"{index}.jpg"

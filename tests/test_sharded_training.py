@@ -1,5 +1,7 @@
 """``train --shard`` with real processes on gloo: DistributedDataParallel's losses, and checkpoints of any number."""
 
+import gc
+import json
 import os
 import signal
 import socket
@@ -10,15 +12,22 @@ from pathlib import Path
 import pytest
 import torch
 from mmengine.config import Config
+from mmengine.device import get_device
 from mmengine.hooks import Hook
 from mmengine.model import BaseModel
 from mmengine.registry import HOOKS, MODELS
 from mmengine.structures import BaseDataElement
+from processes import in_processes
 from small_run import Interruption, Recorder, send, train
 from tool_runs import losses, verb
+from torch.distributed.fsdp import FullyShardedDataParallel
 
-from backbones.engine.sharded import shard
+from backbones.benchmark.measure import MIB, peak_mib
+from backbones.cli.train import check_processes
+from backbones.engine.sharded import shard, wrap_policy
 from backbones.errors import SetupError
+from backbones.info import memory
+from backbones.usage import UsageError
 
 pytestmark = pytest.mark.filterwarnings("ignore:This process .* is multi-threaded, use of fork:DeprecationWarning")
 
@@ -35,7 +44,9 @@ model = dict(
 )
 dataset = dict(type="SmallPictures", root={root!r}, noise=0)
 train_dataloader = dict(dataset=dataset, sampler=dict(type="DefaultSampler", shuffle=True), batch_size=8, num_workers=0)
-val_dataloader = dict(dataset=dataset, sampler=dict(type="DefaultSampler", shuffle=False), batch_size=3)
+val_dataloader = dict(
+    dataset=dict(length=7, **dataset), sampler=dict(type="DefaultSampler", shuffle=False), batch_size=1
+)
 test_dataloader = val_dataloader
 val_evaluator = test_evaluator = dict(type="SmallMetric")
 val_cfg = test_cfg = dict()
@@ -74,7 +85,7 @@ class SmallDetector(BaseModel):
         values = self.head(torch.cat([f.mean((2, 3)) for f in maps], 1))
         if mode == "predict":
             return [BaseDataElement(score=value.mean()) for value in values]
-        loss = (values - numbers).square().mean()
+        loss = (values - numbers * (Trap.iteration % 3 - 1)).square().mean()  # no two gradients in a row are alike
         return {"loss_a": loss * float("nan") if Trap.iteration == BAD else loss}
 
 
@@ -139,6 +150,12 @@ def final(work_dir: Path, part: str = "state_dict") -> dict[str, torch.Tensor]:
     return torch.load(work_dir / "epoch_6.pth", weights_only=False)[part]
 
 
+def evaluations(work_dir: Path) -> list[float]:
+    (file,) = work_dir.glob("*/vis_data/scalars.json")
+    records = map(json.loads, file.read_text().splitlines())
+    return [record["mAP"] for record in records if "mAP" in record]
+
+
 @pytest.fixture(scope="module")
 def divided(tmp_path_factory) -> tuple[Path, Path]:
     """The config and the work dir of a training divided over two processes, which nothing interrupts."""
@@ -155,6 +172,7 @@ def test_divided_model_trains_as_the_whole_one(divided, tmp_path):
     (parts,), (whole,) = losses(work_dir), losses(tmp_path / "whole")
     assert list(parts) == [1, 2, 3, 4, 5, 6]
     assert parts == pytest.approx(whole, rel=1e-5)
+    assert evaluations(work_dir) == pytest.approx(evaluations(tmp_path / "whole"), rel=1e-4)  # of 7 images
     torch.testing.assert_close(final(work_dir), final(tmp_path / "whole"), rtol=0, atol=1e-6)
 
 
@@ -201,6 +219,25 @@ def test_resuming_without_the_flag_is_refused(divided, fail):
     assert "epoch_6.pth is of a training with --shard; go on likewise" in message
 
 
+def processes_of(accumulative_counts: int = 1, **settings) -> Config:
+    return Config(dict(launcher="pytorch", optim_wrapper=dict(accumulative_counts=accumulative_counts), **settings))
+
+
+@pytest.mark.skipif(get_device() != "cpu", reason="it is about a machine without a GPU")
+@pytest.mark.parametrize(("sync_bn", "norm"), [("torch", torch.nn.BatchNorm2d), (None, torch.nn.SyncBatchNorm)])
+def test_batch_norms_of_all_processes_need_gpus(sync_bn, norm):
+    with pytest.raises(UsageError, match="SyncBN takes the statistics of all processes on GPUs"):
+        check_processes(processes_of(sync_bn=sync_bn), torch.nn.Sequential(norm(1)))
+    check_processes(processes_of(), torch.nn.BatchNorm2d(1))
+
+
+def test_static_graph_does_not_accumulate():
+    static = dict(model_wrapper_cfg=dict(static_graph=True))
+    with pytest.raises(UsageError, match="accumulative_counts=2 they wait for iteration 2; leave one of the two out"):
+        check_processes(processes_of(2, **static), torch.nn.Linear(1, 1))
+    check_processes(processes_of(1, **static), torch.nn.Linear(1, 1))
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
@@ -214,3 +251,66 @@ def test_training_that_cannot_be_divided_is_refused(changes, message, tmp_path):
     cfg.merge_from_dict({"launcher": "pytorch", **changes})
     with pytest.raises(SetupError, match=message):
         shard(cfg)
+
+
+# -------------------------------------------------------------------------------------------------------------- memory
+SCALED_HUGE = dict(
+    type="RevCol", arch=dict(channels=(24, 48, 96, 192), depths=(1, 2, 6, 2), num_columns=4, top_link=True)
+)
+SHAPE, CPU = (1, 3, 160, 160), torch.device("cpu")
+MEMORY_MODES = dict(plain=dict(reversible=False), reversible=dict(reversible=True))
+
+
+class Headed(torch.nn.Module):
+    """A backbone and a head, whose parameters are outside every unit."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.backbone = MODELS.build(SCALED_HUGE)
+        self.head = torch.nn.Conv2d(192, 256, 3, padding=1)
+
+    def forward(self, x: torch.Tensor) -> list[torch.Tensor]:
+        *finer, coarsest = self.backbone(x)
+        return [*finer, self.head(coarsest)]
+
+
+def alive() -> int:
+    """Bytes of the tensors of this process."""
+    gc.collect()
+    tensors = [thing for thing in gc.get_objects() if isinstance(thing, torch.Tensor)]
+    return sum({t.untyped_storage()._cdata: t.untyped_storage().nbytes() for t in tensors}.values())
+
+
+def measured_memory(rank: int) -> dict[str, int]:
+    """Bytes of this process at the peak of a training step."""
+    before, net = alive(), Headed()
+    model = FullyShardedDataParallel(net, auto_wrap_policy=wrap_policy(net), use_orig_params=True, device_id=CPU)
+    optimizer = torch.optim.AdamW(model.parameters())
+    images = torch.rand(SHAPE)
+
+    def step() -> None:
+        sum(f.sum() for f in model(images)).backward()
+        optimizer.step()
+        optimizer.zero_grad()
+
+    step()
+    found = {}
+    for name, mode in MEMORY_MODES.items():
+        for attribute, value in mode.items():
+            setattr(net.backbone, attribute, value)
+        with torch.no_grad():
+            model(images)  # the profiler does not see that memory is freed which it has not seen allocated: gradients
+        found[name] = alive() - before + round(peak_mib(step, CPU) * MIB)
+    return found
+
+
+def predicted_memory(rank: int) -> dict[str, int]:
+    counted = memory.count_step(SCALED_HUGE, SHAPE, CPU)
+    return {name: size for name, size in memory.divided_bytes(Headed(), counted, 2).items() if name in MEMORY_MODES}
+
+
+@pytest.mark.slow
+def test_memory_of_each_process_is_as_predicted(tmp_path):
+    (predicted,) = in_processes(1, tmp_path / "predicted", predicted_memory)
+    for measured in in_processes(2, tmp_path / "measured", measured_memory):
+        assert measured == pytest.approx(predicted, rel=0.1)

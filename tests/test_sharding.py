@@ -241,6 +241,12 @@ ACCUMULATED = [Case(wrap, unit, mode, accumulate=True) for wrap, unit, mode in i
 VIT_COLUMNS = [
     Case(wrap, unit, mode, name="RevColViT") for wrap, unit, mode in itertools.product(WRAPS, UNITS, (None, 1, 2))
 ]
+ACCUMULATED += [
+    Case(wrap, "block", accumulate=True, name=name, kwargs=kwargs)
+    for name, wrap, kwargs in itertools.product(
+        TRANSFORMERS, ("ddp", "ddp-unused", *WRAPS), (options(), options(with_cp=True))
+    )
+]
 OTHERS = [
     Case(wrap, "block", kwargs=kwargs, name=name)
     for name, kwargs, wrap in itertools.product(

@@ -14,7 +14,8 @@ The memory is that of a training step in float32: the backbone's activations at 
 every memory mode, and weights, gradients and AdamW's state of the whole model. The activations of neck and heads come
 on top. The step runs on tensors without data, whose allocations are added up, so that nothing is computed; buffers
 inside a kernel, such as cuDNN's workspaces, are not seen. Small models are measured as well, by the allocator of this
-machine. The total is compared with the free memory of the GPU, or of the RAM where there is none.
+machine. The total is compared with the free memory of the GPU, or of the RAM where there is none. With --shard it is
+that of one process of a divided training.
 """
 
 import argparse
@@ -41,6 +42,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help=f"height and width of the images in pixels (default: the config's, or {SIZE[0]} {SIZE[1]})",
     )
     parser.add_argument("--batch", type=int, help=f"images a step (default: the config's, or {BATCH})")
+    parser.add_argument(
+        "--shard",
+        type=int,
+        metavar="N",
+        help="the memory of one of N processes that train --shard divides the model over",
+    )
 
 
 def main(args: argparse.Namespace) -> None:
@@ -53,6 +60,8 @@ def main(args: argparse.Namespace) -> None:
         raise UsageError(f"--size is {args.size[0]} {args.size[1]}; give height and width in pixels, such as 800 1333")
     if args.batch is not None and args.batch < 1:
         raise UsageError(f"--batch is {args.batch}; give a number of images, at least 1")
+    if args.shard is not None and args.shard < 1:
+        raise UsageError(f"--shard is {args.shard}; give a number of processes, at least 1")
     if args.model in BACKBONES:
         subject = read_backbone(args.model, args.arch)
     elif args.arch:
@@ -72,7 +81,7 @@ def main(args: argparse.Namespace) -> None:
     print(aligned([("part", "parameters (M)", "GMACs an image"), *map(part_row, parts)]), end="\n\n")
     maps = levels(subject.backbone, output, size)
     print(aligned([("stride", "channels", "height x width"), *(level_row(*level) for level in maps)]), end="\n\n")
-    print(memory_report(subject, (args.batch or subject.batch, 3, *size), macs))
+    print(memory_report(subject, (args.batch or subject.batch, 3, *size), macs, args.shard))
 
 
 def part_row(part: Part) -> tuple[str, ...]:
@@ -91,25 +100,28 @@ def level_row(stride: int | None, shape: tuple[int, ...]) -> tuple[str, ...]:
     return f"{stride}", f"{shape[0]}", f"{shape[1]} x {shape[2]}"
 
 
-def memory_report(subject: Subject, shape: tuple[int, ...], macs: int) -> str:
+def memory_report(subject: Subject, shape: tuple[int, ...], macs: int, processes: int | None = None) -> str:
     """The memory of each mode against the free memory: one line, then a table.
 
     Args:
         subject: The model.
         shape: Of the images of a step.
         macs: Multiply-accumulates of the backbone for one image.
+        processes: Number of processes that the model is divided over, or None.
     """
     device, card, free = memory.free_memory()
-    state = memory.state_bytes(subject.model)
+    state = memory.state_bytes(subject.model) // (processes or 1)
     try:
         counted = memory.count_step(subject.settings, shape, device)
     except Exception as error:  # classes of the hosts raise anything
         reason = str(error).partition("\n")[0]
         return f"memory: not counted, the backbone does not run on tensors without data ({reason})"
     measured: dict[str, int] = {}
-    if macs * shape[0] <= MEASURED[device.type] and state + max(counted.values()) < free:
+    if not processes and macs * shape[0] <= MEASURED[device.type] and state + max(counted.values()) < free:
         measured = memory.measure_step(subject.settings, shape, device)
     total = {mode: size + state for mode, size in counted.items()}
+    if processes:
+        total = memory.divided_bytes(subject.model, counted, processes)
     listed = ", ".join(f"{mode} {gib(size)} GiB" for mode, size in total.items())
     rows = [("GiB", "activations", "measured", "total", f"{gib(free)} free ({card})")]
     for mode, size in counted.items():
@@ -118,7 +130,8 @@ def memory_report(subject: Subject, shape: tuple[int, ...], macs: int) -> str:
     return "\n".join(
         [
             f"{subject.title}, {shape[3]} x {shape[2]}, batch {shape[0]}: {listed}",
-            f"of which weights, gradients and AdamW's state take {gib(state)} GiB",
+            f"of which weights, gradients and AdamW's state take {gib(state)} GiB"
+            + (f" in each of {processes} processes; parameters are gathered beside" if processes else ""),
             "",
             aligned(rows),
         ]

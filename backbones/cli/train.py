@@ -23,6 +23,7 @@ from mmengine.config import Config
 from mmengine.device import get_device
 from mmengine.hooks import Hook
 from mmengine.runner import Runner
+from torch import nn
 
 from backbones.cli import _runs
 from backbones.cli._checkpoints import (
@@ -127,6 +128,7 @@ def main(args: argparse.Namespace) -> None:
         elif hook.type == "BadLossHook":
             hook.on_nan = args.on_nan
     runner = _runs.build_runner(cfg)
+    check_processes(cfg, runner.model)
     for fault in faults:
         runner.logger.info(f"data: {fault}")
     if path and checkpoint:
@@ -164,6 +166,22 @@ def main(args: argparse.Namespace) -> None:
         reason = str(error).strip().splitlines()[-1]  # without a worker's traceback
         last = find_last_checkpoint(cfg.work_dir) or "none yet"
         raise UsageError(f"{reason}. The last checkpoint, {last}, is whole; --resume goes on from it") from error
+
+
+def check_processes(cfg: Config, model: nn.Module) -> None:
+    """Refuse what PyTorch cannot do with several processes: SyncBN without GPUs, a static graph that accumulates."""
+    counts = cfg.optim_wrapper.get("accumulative_counts", 1)
+    if (cfg.get("model_wrapper_cfg") or {}).get("static_graph") and counts > 1:
+        raise UsageError(
+            "model_wrapper_cfg.static_graph sums the gradients of the first iteration, and with "
+            f"optim_wrapper.accumulative_counts={counts} they wait for iteration {counts}; leave one of the two out"
+        )
+    synchronized = cfg.get("sync_bn") or any(isinstance(module, nn.SyncBatchNorm) for module in model.modules())
+    if synchronized and cfg.launcher != "none" and get_device() == "cpu":
+        raise UsageError(
+            "SyncBN takes the statistics of all processes on GPUs, and there is none; each process takes its own "
+            "without sync_bn, and with BN for the SyncBN of a norm_cfg"
+        )
 
 
 class Started(Hook):

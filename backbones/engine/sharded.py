@@ -6,7 +6,7 @@ transformer) are gathered where it runs, forward and backward; all others are ga
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
 from typing import Any
@@ -28,6 +28,12 @@ from backbones.errors import SetupError
 
 WAITING = "waiting_gradient"  # entry of a parameter's optimizer state in a checkpoint
 CLIP_OPTIONS = {"max_norm", "norm_type"}  # that FSDP knows
+
+
+def wrap_policy(model: nn.Module) -> Callable[..., bool]:
+    """FSDP's ``auto_wrap_policy`` for the units of a model's backbones."""
+    units = {unit for module in model.modules() if isinstance(module, Backbone) for unit in module.units()}
+    return partial(lambda_auto_wrap_policy, lambda_fn=units.__contains__)
 
 
 @MODEL_WRAPPERS.register_module()
@@ -77,11 +83,10 @@ class ShardedStrategy(FSDPStrategy):
 
     def _wrap_model(self, model: nn.Module) -> Any:
         model = self.convert_model(model)
-        units = {unit for module in model.modules() if isinstance(module, Backbone) for unit in module.units()}
         on_cpu = get_device() == "cpu"
         self.model_wrapper = dict(
             type="ShardedModel",
-            auto_wrap_policy=partial(lambda_auto_wrap_policy, lambda_fn=units.__contains__),
+            auto_wrap_policy=wrap_policy(model),
             device_id=torch.device("cpu") if on_cpu else torch.cuda.current_device(),
         )
         return super()._wrap_model(model)

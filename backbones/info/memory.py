@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +32,32 @@ def state_bytes(model: nn.Module) -> int:
     return sum(
         p.numel() * p.element_size() * ((2 + ADAMW_VALUES) if p.requires_grad else 1) for p in model.parameters()
     )
+
+
+def divided_bytes(model: nn.Module, counted: Mapping[str, int], processes: int) -> dict[str, int]:
+    """Bytes of one process at the peak of a step that ``train --shard`` divides over processes, in each memory mode.
+
+    A process holds its part of the parameters and of AdamW's state; gathered, the unit that runs and the next one; and
+    twice the parameters outside the units, which stay gathered while their gradients wait for one another. The mode
+    that needs least tells the activations of one unit at a time. What another mode keeps beyond them is released in
+    backward, while the gradients come, of which a process keeps its part.
+
+    Args:
+        model: With a backbone of this package.
+        counted: Of ``count_step``.
+        processes: Their number.
+    """
+    units = [unit for module in model.modules() if isinstance(module, Backbone) for unit in module.units()]
+    sizes = [_parameter_bytes(unit) for unit in units]
+    others = _parameter_bytes(model) - sum(sizes)
+    gradients = sum(p.numel() * p.element_size() for p in model.parameters() if p.requires_grad)
+    held = (state_bytes(model) - gradients) // processes + 2 * max(sizes, default=0) + 2 * others
+    least = min(counted.values())
+    return {mode: held + least + max(size - least, gradients // processes) for mode, size in counted.items()}
+
+
+def _parameter_bytes(module: nn.Module) -> int:
+    return sum(p.numel() * p.element_size() for p in module.parameters())
 
 
 def count_step(settings: Any, shape: Sequence[int], device: torch.device) -> dict[str, int]:
