@@ -98,6 +98,7 @@ def test_addresses_of_the_hub(tmp_path):
     command = [sys.executable, "-W", "ignore", "-c", SCRIPT, *addresses]
     out = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
     server.shutdown()
+    server.server_close()
     lines = [line for line in out.stdout.splitlines() if line.startswith(("GOT", "ERROR"))]
     assert lines[:3] == ["GOT ['a']", "GOT ['a']", "GOT ['a', 'b']"], out.stderr
     assert "maker/empty has none of the files model.safetensors, " in lines[3]
