@@ -15,13 +15,17 @@ from tool_runs import ROOT, command
 
 from backbones import cli
 
+COUNTING = {"test_info", "test_look", "test_papers", "test_revcol_vit"}
 SHARED = Path(os.environ.get("DENSEBACKBONES_SHARED", ROOT.parent / "shared"))
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]):
-    """Modules with slow tests first: with one module a worker, none of them is left to the end."""
+    """Modules with slow tests first: with one module a worker, none of them is left to the end.
+
+    Those that count memory come last: counting starts threads of autograd, which forked processes lack.
+    """
     slow = {item.path for item in items if item.get_closest_marker("slow")}
-    items.sort(key=lambda item: item.path not in slow)
+    items.sort(key=lambda item: (item.path.stem in COUNTING, item.path not in slow))
 
 
 @pytest.fixture(autouse=True)

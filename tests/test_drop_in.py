@@ -143,7 +143,7 @@ def test_long_values_are_broken_into_lines_that_say_the_same():
             "mmseg::beit/beit-base_upernet_8xb2-160k_ade20k-640x640.py",
             "RevCol",
             {"neck": None, "decode_head.in_channels": [64, 128, 256, 512], "auxiliary_head.in_channels": 256},
-            marks=pytest.mark.slow,
+            marks=pytest.mark.long,
         ),
         pytest.param(
             "mmseg::beit/beit-base_upernet_8xb2-160k_ade20k-640x640.py",

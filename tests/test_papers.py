@@ -40,7 +40,7 @@ SMALL: dict[str, tuple] = {  # a module, and constants that make its comparison 
     "revcol": (revcol, dict(_ONE_COLUMN, SUPERVISED=(4,), MEMORY_COLUMNS=(1, 2))),
     "revcol-boxes": (revcol_boxes, dict(_ONE_COLUMN, IMAGES=4, HELD_OUT=2)),
 }
-SUITE = ("cait", "hybrid-vit")
+SUITE = ("cait",)
 ONE_EPOCH = ["train_cfg.max_epochs=1", "train_cfg.val_interval=1", "default_hooks.checkpoint.interval=1"]
 
 

@@ -93,7 +93,7 @@ def test_memory_modes_are_as_exact_as_autograd_in_bfloat16(mode):
     assert got <= 1.05 * plain
 
 
-@pytest.mark.parametrize("mode", [1, 3])
+@pytest.mark.parametrize("mode", [pytest.param(1, marks=pytest.mark.long), 3])
 def test_the_gradient_scaler_works_with_memory_modes(mode):
     """Same steps as with ordinary autograd; an overflow skips the step and leaves nothing behind."""
 

@@ -130,7 +130,9 @@ def test_drop_path_rises_within_a_column_and_is_drawn_for_each_branch():
 
 
 @pytest.mark.filterwarnings("ignore:.*Profiler clears events")  # one cycle, nothing to clear
-@pytest.mark.parametrize(("mode", "columns", "sets"), [(1, (4, 8), 4), (4, (8, 16), 2)])
+@pytest.mark.parametrize(
+    ("mode", "columns", "sets"), [(1, (4, 8), 4), pytest.param(4, (8, 16), 2, marks=pytest.mark.long)]
+)
 def test_memory_grows_by_the_kept_maps_alone(mode, columns, sets):
     """A further column costs one set of its maps with ``keep_every=1``, a k-th of one with k."""
     arch = dict(embed_dims=64, depths=(1, 1, 1, 1), num_heads=2)

@@ -204,6 +204,7 @@ def test_compiles_without_graph_breaks(mode):
 
 
 @pytest.mark.slow
+@pytest.mark.long  # the suite has test_sharding
 @pytest.mark.parametrize("kwargs", [dict(), dict(frozen_stages=1, out_indices=(0, 2))], ids=str)
 def test_data_parallel_gradients_are_the_mean(tmp_path, kwargs):
     """Two processes, with and without find_unused_parameters, every mode: the mean over the ranks' images."""

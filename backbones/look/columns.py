@@ -138,8 +138,8 @@ def memory_section(subject: Subject) -> str:
     axis.grid(alpha=0.3)
     axis.legend(fontsize=8)
     caption = (
-        f"activations at the peak of a training step of the whole backbone, one image of {SIDE} x {SIDE} pixels in float32, "
-        "measured; they grow with the number of pixels"
+        f"activations at the peak of a training step of the whole backbone, one image of {SIDE} x {SIDE} pixels in "
+        "float32, measured; they grow with the number of pixels"
     )
     return f"<h3>Memory</h3>{grid([chart(figure, caption)], 'charts')}"
 
