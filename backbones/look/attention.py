@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import html
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -151,7 +151,7 @@ def make_sprite(given: AttentionInput, cells: Cells) -> Image.Image:
 
 def prefix_names(backbone: Any, count: int) -> list[str]:
     """What the tokens in front of the patches are."""
-    names = getattr(backbone, "token_names", ())
+    names: Sequence[str] = getattr(backbone, "token_names", ())
     if len(names) != count:
         return [f"prefix token {i}" for i in range(count)]
     return [TOKENS.get(name, name) for name in names]
