@@ -20,6 +20,7 @@ from backbones import CaiT, CeiT, PlainViT, RevCol, cli
 from backbones.attention_maps import AttentionInput
 from backbones.cait import ClassAttention
 from backbones.cli.look import WEIGHTS, is_checkpoint
+from backbones.look import columns
 from backbones.look.attention import covered, make_cells, make_sprite, point_maps
 from backbones.look.blocks import layer_scales, patches
 from backbones.look.cka import gram, hsic, linear_cka
@@ -320,7 +321,8 @@ def arguments(name: str, folder: Path) -> list[str]:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", PAGES)
-def test_page_has_the_sections_of_its_family(name, folders, tmp_path, capsys):
+def test_page_has_the_sections_of_its_family(name, folders, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(columns, "SIDE", 64)
     model, *options = arguments(name, tmp_path)
     out = tmp_path / "page.html"
     verb("look", model, folders, "-o", out, "--size", 96, "--pictures", 1, *options)
@@ -440,6 +442,7 @@ def test_blocks_that_do_not_exist_are_named(folders, tmp_path, fail):
 @pytest.mark.slow
 def test_commands_of_the_learn_page_run(folders, tmp_path, monkeypatch):
     pytest.importorskip("mmpretrain")
+    monkeypatch.setattr(columns, "SIDE", 64)
     monkeypatch.chdir(tmp_path)
     text = (ROOT / "docs" / "learn" / "look.md").read_text()
     commands = [shlex.split(line) for line in re.findall(r"^densebackbones look (.+)$", text, re.M)]

@@ -10,7 +10,7 @@ from matplotlib import colormaps
 from torch import Tensor
 
 EXTREMES = 0.01  # share of the values at each end that lie outside the range of colours
-PALETTE = (np.asarray(colormaps["viridis"].colors) * 255).round().astype(np.uint8)  # (256, 3)
+PALETTE = colormaps["viridis"](np.arange(256), bytes=True)[:, :3]  # (256, 3)
 
 
 def pca_colors(maps: Sequence[Tensor]) -> list[np.ndarray]:

@@ -92,13 +92,13 @@ def column_similarities(
     """
     order = np.random.default_rng(0).permutation(len(photos))  # classes are mixed in every batch
     targets: dict[str, list[Tensor]] = {"image": []} | ({} if classes is None else {"labels": []})
+    names = sorted(set(classes or ()))
     grams: list[list[list[Tensor]]] = []  # of each column and level, a list over the batches
     for batch in np.array_split(order, -(-len(photos) // BATCH)):
         images = subject.images(np.stack([squash(photos[i].pixels, SIDE) for i in batch]))
         targets["image"].append(gram(images))
         if classes is not None:
-            names = sorted(set(classes))
-            numbers = torch.tensor([names.index(classes[i]) for i in batch])
+            numbers = torch.tensor([names.index(classes[int(i)]) for i in batch])
             targets["labels"].append(gram(F.one_hot(numbers, len(names))))
         with recorded_columns(subject.backbone) as columns:
             subject.backbone(images)
