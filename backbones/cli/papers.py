@@ -2,10 +2,9 @@
 
     densebackbones papers cait --data-root FLOWERS      # FLOWERS/train/CLASS/*.jpg, FLOWERS/val/CLASS/*.jpg
 
-A comparison keeps to half an hour on two cores with its three seeds. Its trainings are those of densebackbones train,
-whose commands are printed; finished ones are not repeated, and a killed one goes on. After each seed the numbers and
-the figure are written as NAME.json and NAME.png, and a table of means (smallest to largest) is printed.
-docs/PAPERS.md shows the results on 250 photographs of flowers.
+The trainings are those of densebackbones train, whose commands are printed; finished ones are not repeated, and a
+killed one goes on. After each seed the numbers and the figure are written as NAME.json and NAME.png, and a table of
+means (smallest to largest) is printed. docs/PAPERS.md describes the comparisons.
 """
 
 import argparse

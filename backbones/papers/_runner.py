@@ -78,7 +78,9 @@ class Runner:
     def arguments(self, run: Run, seed: int, work_dir: Path) -> list[str]:
         """Those of the verb ``train``."""
         weights = {key: self.checkpoint(series, seed) for key, series in run.weights.items()}
-        always = {"experiment_name": f"{run.folder}-seed-{seed}", "log_level": "WARNING"}
+        name = f"{run.folder}-seed-{seed}"
+        # Logs are kept by these names in a process; under an earlier run's, they would go into its folder.
+        always = {"experiment_name": name, "visualizer.name": name, "log_level": "WARNING"}
         options = {**run.options, **weights, **always, "randomness.seed": seed}
         given = [f"{key}={str(value).replace(' ', '')}" for key, value in options.items()]
         folders = ["--data-root", self.data_root, "--work-dir", str(work_dir)]

@@ -29,6 +29,7 @@ def runs() -> list[Run]:
         **{f"+model.backbone.arch.{key}": value for key, value in {"patch_size": PATCH, **ARCH}.items()},
         "model.decoder_embed_dims": 48,
         "train_cfg.max_epochs": PRETRAINING_EPOCHS,
+        "default_hooks.checkpoint.interval": PRETRAINING_EPOCHS // 10,
         "param_scheduler.0.end": WARM_UP,
         "param_scheduler.1.begin": WARM_UP,
         "param_scheduler.1.end": PRETRAINING_EPOCHS,
