@@ -20,7 +20,6 @@ from test_classification_tools import draw
 
 from backbones.cli.papers import train
 from backbones.papers import cait, ceit, comparisons, deepvit, hybrid_vit, load, mae, revcol, revcol_boxes
-from backbones.papers._cka import linear_cka
 from backbones.papers._figures import cell, table
 from backbones.papers._runner import Runner
 from backbones.usage import UsageError
@@ -126,14 +125,6 @@ def test_a_run_that_diverges_is_a_result(photographs, tmp_path):
 
 
 # ------------------------------------------------------------------------------------------------------------ measures
-def test_cka_knows_rotations_scales_and_shifts_and_ignores_width():
-    x, wide = torch.randn(50, 6), torch.randn(50, 3000)
-    rotation = torch.linalg.qr(torch.randn(6, 6))[0]
-    assert linear_cka(x, 3 * x @ rotation + 7) == pytest.approx(1, abs=1e-6)
-    assert abs(linear_cka(x, wide)) < 0.1  # the biased estimate is 0.3
-    assert linear_cka(x, x[:, :3]) == pytest.approx(0.7, abs=0.15)
-
-
 def test_gradients_enter_blocks_that_do_nothing_as_they_leave_them():
     init_default_scope("mmpretrain")
     settings = dict(

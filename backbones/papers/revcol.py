@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from backbones.info.memory import count_step
-from backbones.papers._cka import linear_cka
+from backbones.look.cka import gram, linear_cka
 from backbones.papers._figures import draw_lines, grouped, panels
 from backbones.papers._runner import final
 from backbones.papers._runs import Comparison, Options, Result, Run, image_side, schedule
@@ -74,11 +74,10 @@ def alignments(model: Any, images: Tensor, labels: Tensor) -> tuple[list[list[fl
     finally:
         for hook in hooks:
             hook.remove()
-    pixels, one_hot = images.flatten(1), F.one_hot(labels)
-    return (
-        [[linear_cka(x, pixels) for x in levels] for levels in feats],
-        [[linear_cka(x, one_hot) for x in levels] for levels in feats],
-    )
+    kernels = [[gram(x) for x in levels] for levels in feats]
+    targets = gram(images), gram(F.one_hot(labels))
+    pixels, classes = ([[linear_cka([k], [target]) for k in levels] for levels in kernels] for target in targets)
+    return pixels, classes
 
 
 def gradient_errors(model: Any, images: Tensor, samples: list) -> dict[str, float]:
