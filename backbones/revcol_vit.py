@@ -58,6 +58,8 @@ class CosineAttention(Attention):
 class PostNormBlock(Block):
     """Transformer block whose norms lie behind the branches: ``x + norm(attention(x))``, then ``x + norm(mlp(x))``."""
 
+    mlp: Mlp
+
     def forward(self, x: Tensor, grid: tuple[int, int], scales: Scales, rotation: Rotation | None = None) -> Tensor:
         x = add_branch(x, self.norm1(self.attend(x, grid, rotation)), self.gamma_1, scales[0])
         return add_branch(x, self.norm2(self.feedforward(x, grid)), self.gamma_2, scales[1])
@@ -127,8 +129,10 @@ class RevColViTTrunk(ColumnNetwork):
     stem_name: ClassVar[str] = "stem"
     stem_parts = (stem_name, "pos_embed")
     stride = STRIDE
-    placed_tokens = left_out = ()
-    has_table = resizes_on_load = True
+    placed_tokens: tuple[str, ...] = ()
+    left_out: tuple[str, ...] = ()
+    has_table: ClassVar[bool] = True
+    resizes_on_load: ClassVar[bool] = True
     undropped = (1.0, 1.0)
 
     def __init__(

@@ -20,6 +20,7 @@ from mmengine.structures import BaseDataElement
 from processes import in_processes
 from small_run import Interruption, Recorder, send, train
 from tool_runs import losses, verb
+from torch._subclasses import FakeTensor
 from torch.distributed.fsdp import FullyShardedDataParallel
 
 from backbones.benchmark.measure import MIB, peak_mib
@@ -277,7 +278,7 @@ class Headed(torch.nn.Module):
 def alive() -> int:
     """Bytes of the tensors of this process."""
     gc.collect()
-    tensors = [thing for thing in gc.get_objects() if isinstance(thing, torch.Tensor)]
+    tensors = [t for t in gc.get_objects() if isinstance(t, torch.Tensor) and not isinstance(t, FakeTensor)]
     return sum({t.untyped_storage()._cdata: t.untyped_storage().nbytes() for t in tensors}.values())
 
 

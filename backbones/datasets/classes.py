@@ -116,7 +116,7 @@ def _class_numbers(cfg: Config) -> dict[str, int]:
                 yield f"{where}.{key}", value
             yield from stated(value, f"{where}.{key}")
 
-    model = cfg.get("model") or {}
+    model: Any = cfg.get("model") or {}
     numbers = dict(stated(model.get("head"), "model.head"))
     if numbers:
         inside = "data_preprocessor" in model  # where the runner looks first

@@ -151,7 +151,8 @@ def make_sprite(given: AttentionInput, cells: Cells) -> Image.Image:
 
 def prefix_names(backbone: Any, count: int) -> list[str]:
     """What the tokens in front of the patches are."""
-    names = [name for name, number in getattr(backbone, "tokens", {}).items() for _ in range(number)]
+    tokens: dict[str, int] = getattr(backbone, "tokens", {})
+    names = [name for name, number in tokens.items() for _ in range(number)]
     if len(names) != count:
         return [f"prefix token {i}" for i in range(count)]
     return [TOKENS.get(name, name) for name in names]
