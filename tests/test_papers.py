@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 from small_run import Interruption
-from tool_runs import ROOT, losses, verb
+from tool_runs import ROOT, forget_visualizers, losses, verb
 
 pytest.importorskip("mmpretrain")
 
@@ -82,6 +82,7 @@ def test_a_few_steps(name, monkeypatch, photographs, tmp_path, capsys):
 # ---------------------------------------------------------------------------------------------------------------- runs
 def shortest(folder: Path, photographs: Path, *options: str) -> dict:
     """The result of the shortest training of a comparison."""
+    forget_visualizers()
     whole = load("hybrid-vit")
     comparison = dataclasses.replace(whole, runs=lambda: whole.runs()[:1])
     ((result,),) = Runner(train, folder, str(photographs), options).results(comparison, [0])

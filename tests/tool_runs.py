@@ -14,7 +14,7 @@ import matplotlib.pyplot  # noqa: F401  (what verbs import late is imported once
 import numpy as np
 import torch._dynamo  # noqa: F401
 import torchvision  # noqa: F401
-from mmengine.utils import ManagerMixin
+from mmengine.visualization import Visualizer
 
 from backbones import cli
 
@@ -55,8 +55,7 @@ def fork(verb: str, *arguments, stdout: Path, stderr: Path, before: Callable[[],
             os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND), number)
         sys.stdout, sys.stderr = (os.fdopen(number, "w", buffering=1, closefd=False) for number in (1, 2))
         warnings.simplefilter("default")  # not pytest's
-        for cls in _descendants(ManagerMixin):  # mmengine's visualizers, loggers and scopes of other tests
-            cls._instance_dict.clear()
+        forget_visualizers()
         np.random.seed()  # noqa: NPY002  (as of a process that is not forked; mmengine draws a seed from this state)
         if before:
             before()
@@ -69,8 +68,11 @@ def fork(verb: str, *arguments, stdout: Path, stderr: Path, before: Callable[[],
     return process
 
 
-def _descendants(cls: type) -> set[type]:
-    return {found for child in cls.__subclasses__() for found in (child, *_descendants(child))}
+def forget_visualizers(cls: type[Visualizer] = Visualizer) -> None:
+    """Forget mmengine's visualizers of earlier runs in this process, which later runs of their names would take."""
+    cls._instance_dict.clear()
+    for child in cls.__subclasses__():
+        forget_visualizers(child)
 
 
 def run(verb: str, *arguments) -> subprocess.CompletedProcess:
