@@ -1,11 +1,10 @@
-"""The model of ``export`` and ``look``: a config's, or a backbone alone, with its weights and on its device."""
+"""The model of ``export`` and ``look``: a config's, or a backbone alone, with its weights."""
 
 import argparse
 from dataclasses import dataclass, field
 from typing import Any
 
 from mmengine.config import Config
-from mmengine.device import get_device
 from torch import nn
 
 from backbones.checkpoints import CheckpointError, load_pretrained
@@ -77,15 +76,3 @@ def _build_backbone(args: argparse.Namespace) -> Built:
             f"{args.checkpoint} lacks {len(report.missing)} weights, which are random: {', '.join(report.missing[:4])}"
         )
     return Built(backbone, dict(type=f"backbones.{args.model}", **given))
-
-
-def to_device(model: nn.Module, device: str | None) -> nn.Module:
-    """Move a model to a device, by default the GPU if there is one.
-
-    Raises:
-        UsageError: for an unknown or absent device.
-    """
-    try:
-        return model.to(device or get_device())
-    except (RuntimeError, AssertionError) as error:
-        raise UsageError(f"--device {device}: {str(error).splitlines()[0]}") from error

@@ -27,7 +27,7 @@ from pathlib import Path
 from typing import Any
 
 from backbones.attention_maps import SIMILAR, SIMILAR_HEADS
-from backbones.cli import _models
+from backbones.cli import _models, _runs
 from backbones.config.pixels import normalisation
 from backbones.config.swap import BACKBONES
 from backbones.look.page import write_page
@@ -132,7 +132,7 @@ def build_subject(args: argparse.Namespace) -> Subject:
     backbone: Any = built.model if alone else getattr(built.model, "backbone", None)
     if backbone is None:
         raise UsageError(f"{args.model} has no model.backbone; give the config of a whole model")
-    model = _models.to_device(built.model, args.device).requires_grad_(False)
+    model = built.model.to(_runs.find_device(args.device)).requires_grad_(False)
     model.eval()  # returns None in some hosts
     arch = built.settings.get("arch") if alone else None
     title = f"{args.model} {arch}" if isinstance(arch, str) else Path(args.model.rpartition("::")[2]).stem
