@@ -19,7 +19,7 @@ from mmpretrain.structures import DataSample
 from test_classification_tools import draw
 
 from backbones.cli.papers import train
-from backbones.papers import cait, ceit, comparisons, deepvit, hybrid_vit, load, mae, revcol, revcol_boxes
+from backbones.papers import cait, ceit, comparisons, deepvit, hybrid_vit, load, mae, revcol, revcol_boxes, revcol_vit
 from backbones.papers._figures import cell, table
 from backbones.papers._runner import Runner
 from backbones.usage import UsageError
@@ -38,6 +38,7 @@ SMALL: dict[str, tuple] = {  # a module, and constants that make its comparison 
     "mae": (mae, dict()),
     "revcol": (revcol, dict(_ONE_COLUMN, SUPERVISED=(4,), MEMORY_COLUMNS=(1, 2))),
     "revcol-boxes": (revcol_boxes, dict(_ONE_COLUMN, IMAGES=4, HELD_OUT=2)),
+    "revcol-vit": (revcol_vit, dict(DEPTHS=(1, 1, 1, 1), COLUMNS=1, VIT_DEPTH=1)),
 }
 SUITE = ("cait",)
 ONE_EPOCH = ["train_cfg.max_epochs=1", "train_cfg.val_interval=1", "default_hooks.checkpoint.interval=1"]

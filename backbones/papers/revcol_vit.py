@@ -1,0 +1,47 @@
+"""RevColViT (arXiv:2212.11696, appendix) beside a ViT of equal MACs."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from matplotlib.figure import Figure
+
+from backbones.papers._figures import draw_curves, panels
+from backbones.papers._runner import final
+from backbones.papers._runs import Comparison, Result, Run, image_side, schedule, vit
+
+SIDE, PATCH = 128, 16
+WIDTH = dict(embed_dims=64, num_heads=4)
+DEPTHS, COLUMNS = (1, 1, 1, 1), 4
+VIT_DEPTH = 17  # blocks that cost as much, within 2 %
+EPOCHS = 40
+
+
+def runs() -> list[Run]:
+    """Four columns of four blocks, and one line of as many blocks as cost the same."""
+    columns = {f"model.backbone.arch.{k}": v for k, v in dict(**WIDTH, depths=DEPTHS, num_columns=COLUMNS).items()}
+    options = {**image_side(SIDE), "model.backbone.img_size": SIDE, **columns, **schedule(EPOCHS, 20)}
+    line = {**vit(SIDE, PATCH, **WIDTH, depth=VIT_DEPTH), "model.head.type": "MeanPoolHead", **schedule(EPOCHS, 20)}
+    return [
+        Run("RevColViT", None, "revcol-vit_flowers.py", options),
+        Run("ViT", None, "vit_flowers.py", line),
+    ]
+
+
+def draw(results: Sequence[Result], untrained: dict[str, Any]) -> Figure:
+    """Accuracy over the epochs."""
+    figure, (axes,) = panels(1)
+    draw_curves(axes, results, xlabel="epoch", ylabel="top-1 (%)")
+    return figure
+
+
+COMPARISON = Comparison(
+    runs,
+    {
+        "parameters (M)": lambda result: result["parameters"] / 1e6,
+        "MMACs": lambda result: result["macs"] / 1e6,
+        "top-1": final,
+    },
+    draw,
+)
