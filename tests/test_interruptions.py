@@ -1,6 +1,7 @@
 """Kills, signals, full disks and bad losses: the run goes on as if nothing had happened, or names what did."""
 
 import functools
+import multiprocessing
 import random
 import re
 import shutil
@@ -76,6 +77,23 @@ def test_killed_run_goes_on_as_if_uninterrupted(moment, whole, tmp_path):
     assert_same(records(tmp_path / "work"), expected)
     kept = sorted(path.name for path in (tmp_path / "work").glob("*.pth") if "best" not in path.name)
     assert kept in (["epoch_3.pth"], ["iter_12.pth"])
+
+
+def kill_worker() -> None:
+    """As the kernel does when the memory is used up."""
+    multiprocessing.active_children()[0].kill()
+    signal.pause()
+
+
+def test_killed_data_worker_is_named(tmp_path):
+    config, work_dir = write_config(tmp_path, workers=1), tmp_path / "work"
+    killed = Interruption("training", number=6, act=kill_worker)
+    status, output = trained(config, work_dir, before=killed.listen)
+    assert status == 2, output
+    assert "Traceback" not in output
+    assert re.search(r"DataLoader worker \(pid \d+\) is killed by signal: Killed\. Most often the memory", output)
+    assert re.search(r"last checkpoint, .*epoch_1\.pth, is whole; --resume goes on", output)
+    assert trained(config, work_dir, "--resume")[0] == 0
 
 
 def test_damaged_checkpoint_is_passed_over(tmp_path, capsys):

@@ -43,6 +43,8 @@ from backbones.engine.sharded import shard
 from backbones.errors import BadLossError, BrokenImagesError, NotSavedError, SetupError
 from backbones.usage import UsageError, note
 
+WORKER_ENDED = re.compile(r"DataLoader worker \(.*\) (is killed|exited)")  # PyTorch, in any line of the main process
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of the verb."""
@@ -161,9 +163,14 @@ def main(args: argparse.Namespace) -> None:
             raise UsageError(f"--deterministic: {error}") from error  # PyTorch names the operator
         if not started.yes:
             raise UsageError(f"the training cannot start: {_runs.reason(error)}") from error
-        if not isinstance(error, (NotSavedError, OSError)):  # OSError: a full disk at a log file, data that are gone
+        reason = str(error).strip().rpartition("\n")[2]  # without a worker's traceback
+        if WORKER_ENDED.match(reason):
+            reason = (
+                f"{reason.rstrip(' .')}. Most often the memory of the machine was used up; fewer workers take less: "
+                "--cfg-options train_dataloader.num_workers=1 val_dataloader.num_workers=1"
+            )
+        elif not isinstance(error, (NotSavedError, OSError)):  # OSError: a full disk at a log file, data that are gone
             raise
-        reason = str(error).strip().splitlines()[-1]  # without a worker's traceback
         last = find_last_checkpoint(cfg.work_dir) or "none yet"
         raise UsageError(f"{reason}. The last checkpoint, {last}, is whole; --resume goes on from it") from error
 
