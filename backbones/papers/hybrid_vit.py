@@ -11,7 +11,7 @@ from backbones.papers._figures import draw_lines, panels
 from backbones.papers._runner import final
 from backbones.papers._runs import Comparison, Options, Result, Run, image_side, schedule
 
-EPOCHS = (10, 20, 40)
+EPOCHS = (10, 20, 40, 80)
 
 
 def runs() -> list[Run]:
