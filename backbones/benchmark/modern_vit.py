@@ -88,7 +88,6 @@ def evaluation(args: argparse.Namespace, device: torch.device) -> list[str]:
     pairs = 3 * args.repeats  # a forward is short, and the ratios lie close to 1
     rows = []
     for model, (_, _, name) in MODELS.items():
-        ratios = []
         for pixels, depth in (*((pixels, None) for pixels in WHOLE), (args.size, FEW[-1])):
             size = side(model, pixels)
             net, reference, module = build(model, size, depth, device)
@@ -96,18 +95,17 @@ def evaluation(args: argparse.Namespace, device: torch.device) -> list[str]:
             module.eval()
             x = torch.randn(args.batch, 3, size, size, device=device)
             check_equal(net, reference, x)
-            ratios.append(ratio(*paired_seconds([inference(net, x), inference(reference, x)], pairs)))
-        rows.append((model, f"`{name}`", *ratios))
-        print(*rows[-1], flush=True)
+            ours, timms = paired_seconds([inference(net, x), inference(reference, x)], pairs)
+            rows.append((model, f"`{name}`", f"{size}", f"{net.depth}", ratio(ours, timms)))
+            print(*rows[-1], flush=True)
     return [
         "### Time of evaluation, relative to timm",
         "",
         f"Batches of {args.batch}, float32, `pyramid=None` against `forward_features`, both without the final norm; "
-        f"time of ours over timm's, median of {pairs} pairs (smallest to largest). At {args.size} pixels the first "
-        f"{FEW[-1]} blocks. Tables of positions are those of the size. Where patches of 14 or 16 pixels do not divide "
-        "a size, the nearest multiple.",
+        f"time of ours over timm's, median of {pairs} pairs (smallest to largest). Tables of positions are those of "
+        f"the size. Of {', '.join(map(str, (*WHOLE, args.size)))} pixels the nearest multiple of the patches.",
         "",
-        *table(("model", "in timm", *(f"{n} pixels" for n in (*WHOLE, args.size))), rows, names=2),
+        *table(("model", "in timm", "pixels", "blocks", "ours / timm"), rows, names=2),
     ]
 
 
@@ -131,7 +129,8 @@ def memory(args: argparse.Namespace, device: torch.device) -> list[str]:
         "",
         f"Batches of {args.batch}, about {args.size} x {args.size} pixels, float32, global attention; forward and "
         "backward, weights and their gradients not counted. Memory of each further block, from models of one and two "
-        "blocks; timm with its fused attention.",
+        "blocks. timm calls PyTorch's fused attention, which on a CPU holds all pairs of tokens where a bias is "
+        "trained (BEiT).",
         "",
         *table(("model", "ours", "timm", "ours / timm"), rows),
     ]
