@@ -7,7 +7,7 @@ import torch
 from tool_runs import verb
 
 from backbones import CaiT, DeepViT, DeiT, PlainViT
-from backbones.benchmark import vit
+from backbones.benchmark import modern_vit, vit
 
 pytestmark = pytest.mark.slow
 
@@ -64,5 +64,25 @@ def test_section_is_measured_and_the_others_stay(monkeypatch, tmp_path):
     assert (tmp_path / "vit_memory.png").stat().st_size > 10_000
 
 
+@pytest.mark.filterwarnings("ignore:.*Profiler clears events")
+def test_modern_families_are_measured_beside_timm(monkeypatch, tmp_path):
+    """One narrow block each, of whole patches; the section raises where a model is not the function of timm's."""
+    models = {
+        model: (cls, cls.parse_arch(arch) | dict(embed_dims=192, num_heads=3, depth=1), name)
+        for model, (cls, arch, name) in modern_vit.MODELS.items()
+    }
+    narrow = {model: modern_vit.ARGUMENTS.get(model, {}) | dict(embed_dim=192, num_heads=3) for model in models}
+    monkeypatch.setattr(modern_vit, "MODELS", models)
+    monkeypatch.setattr(modern_vit, "ARGUMENTS", narrow)
+    monkeypatch.setattr(modern_vit, "WHOLE", (202,))
+    verb("benchmark", "modern-vit", "--size=224", "--repeats=1", f"--out={tmp_path}")
+    rows = [line.split(" | ") for line in (tmp_path / "BENCHMARKS.md").read_text().splitlines()]
+    for model in models:
+        *timed, block, frozen = (row for row in rows if row[0] == f"| {model}")
+        assert [row[2:4] for row in timed] == [["196" if "14" in timed[0][1] else "208", "1"], ["224", "2"]]
+        assert float(block[1]) > 0
+        assert frozen[4] == "1.00"
+
+
 def test_unknown_sections_are_named(fail):
-    assert "no section ['vti']; choose from ['revcol', 'revcol-vit', 'vit']" in fail("benchmark", "vti")
+    assert "no section ['vti']; choose from ['revcol', 'revcol-vit', 'vit', 'modern-vit']" in fail("benchmark", "vti")

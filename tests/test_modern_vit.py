@@ -19,6 +19,7 @@ from backbones import EVA02, BEiT, DINOv2, DINOv3, PlainViT, SigLIP2
 from backbones.attention_maps import AttentionInput
 from backbones.checkpoints import CheckpointError, load_pretrained
 from backbones.dinov2 import DINOv2Trunk
+from backbones.info.counting import Allocations
 from backbones.layers import joint_bias
 from backbones.layers.joint_bias import JointBiasAttention, resize_distances
 
@@ -624,3 +625,22 @@ def test_positions_of_their_own_leave_no_room_for_others(cls):
     for kwargs in (dict(rel_pos=True), dict(pos_embed="sincos")):
         with pytest.raises(ValueError, match=f"leave both out, as {cls.__name__} has"):
             cls(SMALL, **kwargs)
+
+
+# -- frozen
+
+
+@pytest.mark.parametrize("pyramid", [None, "simple", "taps"])
+@pytest.mark.parametrize("cls", SIZE)
+def test_a_frozen_trunk_takes_the_memory_of_inference(cls, pyramid):
+    """The same peak, and after it nothing but the maps that the pyramid reads."""
+    net = cls(dict(SMALL, depth=4), img_size=SIZE[cls], pyramid=pyramid, frozen_stages=4).train()
+    x = torch.randn(2, 3, SIZE[cls], SIZE[cls])
+    with Allocations() as inference, torch.no_grad():
+        net.forward_maps(x, set(net.sources))
+    with Allocations() as training:
+        maps = net.forward_maps(x, set(net.sources))
+    assert training.peak == inference.peak
+    assert training.level == sum(m.untyped_storage().nbytes() for m in maps.values())
+    assert not any(m.requires_grad for m in maps.values())
+    assert net(x)[0].requires_grad == (pyramid is not None)

@@ -6,7 +6,7 @@ The compared models share their weights and all but their blocks.
 import argparse
 import copy
 from functools import partial
-from typing import Any, cast
+from typing import Any, TypeVar, cast
 
 import timm
 import torch
@@ -52,6 +52,7 @@ COMPILED: dict[str, tuple[type[DenseTransformer], str | dict[str, Any]]] = {
 FEW = (1, 2)  # blocks between which the memory of one is measured
 BLOCKS = 24  # of CaiT-S24
 TRAINED = ("CaiT-S24", "DeepViT-S", "DeiT-S")
+Drawn = TypeVar("Drawn", bound=nn.Module)
 
 
 def measure(args: argparse.Namespace, device: torch.device) -> list[str]:
@@ -152,7 +153,7 @@ def build(model: str, size: int, device: torch.device, depth: int | None = None,
     return net
 
 
-def draw_weights(net: DenseTransformer) -> DenseTransformer:
+def draw_weights(net: Drawn) -> Drawn:
     """Weights for which every term counts: fresh ones start LayerScale and relative positions close to nothing."""
     for p in net.parameters():
         if p.ndim > 1:

@@ -12,12 +12,13 @@ from pathlib import Path
 
 import torch
 
-from backbones.benchmark import revcol, revcol_vit, vit
+from backbones.benchmark import modern_vit, revcol, revcol_vit, vit
 from backbones.benchmark.measure import machine
 from backbones.cli._runs import find_device
 from backbones.usage import UsageError, command, make_folder
 
-SECTIONS = {"revcol": revcol, "revcol-vit": revcol_vit, "vit": vit}  # in the order of the page
+# in the order of the page
+SECTIONS = {"revcol": revcol, "revcol-vit": revcol_vit, "vit": vit, "modern-vit": modern_vit}
 OPTIONS = ("size", "batch", "repeats", "device", "out")
 DEFAULTS = {"device": "cpu", "out": Path("docs")}
 INTRODUCTION = """# Benchmarks
