@@ -37,5 +37,5 @@ class LinearHead(BaseDecodeHead):
         super().__init__(in_channels, in_channels, norm_cfg=norm_cfg, dropout_ratio=0, **kwargs)
         self.bn = build_norm_layer(norm_cfg, in_channels)[1]
 
-    def forward(self, inputs: Sequence[Tensor]) -> Tensor:
+    def forward(self, inputs: Sequence[Tensor]) -> Any:
         return self.cls_seg(self.bn(self._transform_inputs(inputs)))
