@@ -42,6 +42,10 @@ def build(name: str) -> tuple[DenseBackbone, nn.Module]:
     return net.eval(), lora.eval()
 
 
+def pyramid(net: DenseBackbone) -> list[nn.Parameter]:
+    return [p for name, p in net.named_parameters() if name.startswith("pyramid.")]
+
+
 def total(maps: tuple[torch.Tensor, ...]) -> torch.Tensor:
     """A scalar with different weights of all values."""
     return sum((m * torch.linspace(-1, 1, m.numel()).view(m.shape)).sum() for m in maps)
@@ -61,6 +65,7 @@ def test_only_low_ranks_and_the_pyramid_get_gradients_in_every_memory_mode(name)
     assert {name for name in trained if "lora_" not in name} == {
         name for name, _ in lora.named_parameters() if ".pyramid.modules_to_save." in name
     }
+    assert any("modules_to_save" in name for name in trained) == any(p.requires_grad for p in pyramid(net))
     adapted = {re.sub(r"base_model\.model\.|\.lora_A.*", "", name) for name in trained if "lora_A" in name}
     linears = {key for key, module in net.named_modules() if isinstance(module, nn.Linear)}
     assert adapted <= linears
