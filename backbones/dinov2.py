@@ -21,6 +21,7 @@ DINOV2_ARCHS = {  # parameters of trunk and final norm without registers, in mil
     "small": dict(embed_dims=384, depth=12, num_heads=6),  # 22.06
     "base": dict(embed_dims=768, depth=12, num_heads=12),  # 86.58
     "large": dict(embed_dims=1024, depth=24, num_heads=16),  # 304.37
+    "so400m": dict(embed_dims=1152, depth=27, num_heads=16, mlp_ratio=4304 / 1152),  # 413.66, TIPSv2's
     "giant": dict(embed_dims=1536, depth=40, num_heads=24, swiglu=True),  # 1136.48
 }
 

@@ -20,12 +20,16 @@ from .trunk import Trunk
 
 STORAGE_TOKENS = 4
 DINOV3_ARCHS = {  # parameters of trunk and final norm, in millions
+    "tiny": dict(embed_dims=192, depth=12, num_heads=3),  # 5.49, EUPE's
     "small": dict(embed_dims=384, depth=12, num_heads=6),  # 21.60
     "small-plus": dict(embed_dims=384, depth=12, num_heads=6, swiglu=True),  # 28.69
     "base": dict(embed_dims=768, depth=12, num_heads=12),  # 85.66
     "large": dict(embed_dims=1024, depth=24, num_heads=16),  # 303.13
     "large-plus": dict(embed_dims=1024, depth=24, num_heads=16, swiglu=True),  # 403.89
     "huge-plus": dict(embed_dims=1280, depth=32, num_heads=20, swiglu=True),  # 840.59
+    "giant": dict(  # 1134.49, LingBot-Vision's
+        embed_dims=1536, depth=40, num_heads=24, mlp_ratio=8 / 3, swiglu=True, qkv_bias=False
+    ),
     "7b": dict(embed_dims=4096, depth=40, num_heads=32, mlp_ratio=2, swiglu=True, qkv_bias=False),  # 6716.03
 }
 

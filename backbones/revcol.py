@@ -64,9 +64,11 @@ class ConvNeXtBlock(nn.Module):
         y = self.norm(self.dwconv(x))
         # gamma multiplies the small weight instead of the large map: less arithmetic, one map less kept for backward.
         weight, bias = self.gamma[:, None] * self.pwconv2.weight, self.gamma * self.pwconv2.bias
+        plain = isinstance(self.pwconv2, nn.Linear)  # otherwise wrapped, as by LoRA, and more than its weight
 
         def mlp(pixels: Tensor) -> Tensor:
-            return linear(F.gelu(self.pwconv1(pixels)), weight, bias)
+            hidden = F.gelu(self.pwconv1(pixels))
+            return linear(hidden, weight, bias) if plain else self.gamma * self.pwconv2(hidden)
 
         if x.is_cpu and not torch.is_grad_enabled() and not torch.compiler.is_compiling():
             # A few pixels at a time, (n, C): the wider hidden map never leaves the processor's cache.

@@ -3,9 +3,9 @@
 Run:    python tools/train.py configs/dinov2_maskrcnn_coco.py
 
 Differences from vit_maskrcnn_coco.py: patches of 14, whose maps are resampled to stride 16, windows without relative
-positions, taps through the final norm, and layer scales without weight decay. The weights without registers are
-downloaded at the first start; their licence is Apache-2.0. In windows there is no room for registers; a model of global
-blocks takes them with registers=4.
+positions, taps through the final norm, and neither it nor the layer scales have weight decay. The weights without
+registers are downloaded at the first start; their licence is Apache-2.0. In windows there is no room for registers; a
+model of global blocks takes them with registers=4.
 """
 
 _base_ = "./vit_maskrcnn_coco.py"
@@ -25,4 +25,6 @@ model = dict(
         ),
     )
 )
-optim_wrapper = dict(paramwise_cfg=dict(custom_keys=dict(gamma_=dict(decay_mult=0.0))))
+optim_wrapper = dict(
+    paramwise_cfg=dict(custom_keys={name: dict(decay_mult=0.0) for name in ("gamma_", "backbone.norm.")})
+)

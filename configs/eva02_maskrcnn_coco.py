@@ -25,3 +25,4 @@ model = dict(
         ),
     ),
 )
+optim_wrapper = dict(paramwise_cfg=dict(custom_keys=dict(ffn_ln=dict(decay_mult=0.0))))

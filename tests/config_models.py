@@ -12,6 +12,18 @@ from tool_runs import ROOT
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
+NARROW_HEADS = {  # options for Mask R-CNN behind a pyramid of 16 channels
+    "model.rpn_head.in_channels": 16,
+    "model.rpn_head.feat_channels": 16,
+    "model.roi_head.bbox_roi_extractor.out_channels": 16,
+    "model.roi_head.bbox_head.in_channels": 16,
+    "model.roi_head.bbox_head.conv_out_channels": 16,
+    "model.roi_head.bbox_head.fc_out_channels": 32,
+    "model.roi_head.mask_roi_extractor.out_channels": 16,
+    "model.roi_head.mask_head.in_channels": 16,
+    "model.roi_head.mask_head.conv_out_channels": 16,
+}
+
 
 def names(pattern: str) -> list[str]:
     """Names of the configs that match, without ``.py``."""

@@ -24,7 +24,7 @@ pytestmark = [  # mmseg's warnings about settings of the recipes
 
 CONFIGS = [name.removesuffix("_upernet_ade20k") for name in config_models.names("*_upernet_ade20k")]
 REVCOLS = [name for name in CONFIGS if name.startswith("revcol")]
-VITS = [name for name in CONFIGS if "it" in name and name not in REVCOLS]
+VITS = [name for name in CONFIGS if name not in REVCOLS]
 
 
 def read(name: str) -> Config:
@@ -70,6 +70,7 @@ def test_recipe_is_revcols(name, lr, layer_decay_rate, crop, stride, warm_up, ch
         ("ceit", "CeiT", "small", 0.1, 0.65, 512),
         ("hybrid-vit", "HybridViT", "r50-base", 0.1, 0.65, 768),
         ("beit", "backbones.BEiT", "base", 0.1, 0.65, 768),
+        ("dinov2", "backbones.DINOv2", "base", 0.1, 0.65, 768),
     ],
 )
 def test_recipe_is_maes(name, backbone, arch, drop_path_rate, layer_decay_rate, channels):
@@ -177,7 +178,7 @@ def test_published_batch_norms_are_frozen_and_new_ones_are_not(name):
     model = build(name).train()
     norms = {key: norm for key, norm in model.backbone.named_modules() if isinstance(norm, _BatchNorm)}
     trained = {key for key, norm in norms.items() if norm.training}
-    assert trained == ({"pyramid.fpn1.1"} if name in ("vit", "deit", "cait", "beit") else set())
+    assert trained == ({"pyramid.fpn1.1"} if name in ("vit", "deit", "cait", "beit", "dinov2") else set())
     assert bool(norms.keys() - trained) == (name in ("deepvit", "ceit"))
     assert all(norm.training for norm in model.decode_head.modules() if isinstance(norm, SyncBatchNorm))
     assert read(name).sync_bn == (None if name in ("deepvit", "ceit") else "torch")
@@ -211,7 +212,7 @@ def test_weight_decay_spares_flat_parameters_shortcuts_tokens_and_positions(name
         name
         for name, ndim in shapes.items()
         if ndim == 1
-        or name.split(".")[1] in ("pos_embed", "cls_token", "dist_token")
+        or name.split(".")[1] in ("pos_embed", "cls_token", "dist_token", "register_tokens")
         or ".alpha" in name
         or name.endswith("relative_position_bias_table")
     }
@@ -286,7 +287,7 @@ OF_CONFIG = {
         "model.backbone.arch.num_heads": 2,
         "model.backbone.arch.num_columns": 2,
     },
-    **dict.fromkeys(("vit", "deit", "cait", "beit"), SMALL_VIT),
+    **dict.fromkeys(("vit", "deit", "cait", "beit", "dinov2"), SMALL_VIT),
     "ceit": {**SMALL_VIT, **SIMPLE},
     "deepvit": {
         **SMALL_VIT,

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from config_models import build, count, names, optimizer_settings, path, read
+from config_models import NARROW_HEADS, build, count, names, optimizer_settings, path, read
 from tool_runs import verb
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
@@ -17,7 +17,8 @@ pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation doesn't
 
 FAMILIES = ("vit", "deit", "cait", "deepvit", "ceit", "hybrid-vit")
 SAMPLES = (*FAMILIES, "revcol-vit")
-COCO = [name for name in names("*it*_maskrcnn_coco") if not name.startswith("revcol")]
+COCO = [name for name in names("*_maskrcnn_coco") if not name.startswith("revcol")]
+OWN_POSITIONS = {"dinov2": 14, "dinov3": 14, "siglip2": 16, "eva02": 16, "beit": 14}  # and the windows chosen here
 VITDET = {"vit": 91_449_024, "vit-large": 311_237_888, "vit-huge": 641_756_992}  # parameters with pyramid, as published
 
 
@@ -38,13 +39,20 @@ VITDET = {"vit": 91_449_024, "vit-large": 311_237_888, "vit-huge": 641_756_992} 
         ("deepvit-large", "DeepViT", "l", 0.2, (4, 9, 14, 19), 0.9),
         ("ceit", "CeiT", "small", 0.1, (2, 5, 8, 11), 0.7),
         ("hybrid-vit", "HybridViT", "r50-base", 0.1, (2, 5, 8, 11), 0.7),
+        ("dinov2", "DINOv2", "base", 0.1, (2, 5, 8, 11), 0.7),
+        ("dinov3", "DINOv3", "base", 0.1, (2, 5, 8, 11), 0.7),
+        ("siglip2", "SigLIP2", "base", 0.1, (2, 5, 8, 11), 0.7),
+        ("eva02", "EVA02", "base-16", 0.1, (2, 5, 8, 11), 0.7),
+        ("beit", "BEiT", "base", 0.1, (2, 5, 8, 11), 0.7),
     ],
 )
 def test_recipe_is_vitdets(name, backbone, arch, drop_path_rate, global_blocks, layer_decay_rate):
     cfg = read(f"{name}_maskrcnn_coco")
     got, wrapper = cfg.model.backbone, cfg.optim_wrapper
     assert (got.type, got.arch, got.drop_path_rate) == (backbone, arch, drop_path_rate)
-    assert (got.window_size, tuple(got.global_blocks), got.rel_pos) == (14, global_blocks, 1024)
+    rel_pos = None if name in OWN_POSITIONS else 1024
+    assert (got.window_size, got.get("rel_pos")) == (OWN_POSITIONS.get(name, 14), rel_pos)
+    assert tuple(got.global_blocks) == global_blocks
     assert (wrapper.type, wrapper.paramwise_cfg.layer_decay_rate) == ("AmpOptimWrapper", layer_decay_rate)
     assert wrapper.optimizer == dict(type="AdamW", lr=1e-4, betas=(0.9, 0.999), weight_decay=0.1)
 
@@ -68,10 +76,13 @@ def test_every_coco_config_has_its_row_above():
 
 @pytest.mark.parametrize("name", COCO)
 def test_images_are_normalised_as_the_weights_expect(name):
+    mean, std = [123.675, 116.28, 103.53], [58.395, 57.12, 57.375]
+    if name.startswith(("deepvit", "hybrid-vit", "siglip2", "beit")):
+        mean = std = [127.5] * 3
+    elif name.startswith("eva02"):
+        mean, std = [122.7709, 116.7460, 104.0937], [68.5005, 66.6322, 70.3232]
     preprocessor = read(name).model.data_preprocessor
-    half = name.startswith(("deepvit", "hybrid-vit"))
-    assert preprocessor.mean == ([127.5] * 3 if half else [123.675, 116.28, 103.53])
-    assert preprocessor.std == ([127.5] * 3 if half else [58.395, 57.12, 57.375])
+    assert (preprocessor.mean, preprocessor.std) == (mean, std)
 
 
 @pytest.mark.parametrize("name", COCO)
@@ -141,7 +152,11 @@ def test_weight_decay_spares_the_trunks_norms_scales_and_positions(name):
         if isinstance(norm, (nn.LayerNorm, nn.GroupNorm, _BatchNorm)) and not isinstance(norm, LayerNorm2d)
         for parameter in ("weight", "bias")
     }
-    spared |= {name for name in got if "gamma_" in name} | {"backbone.pos_embed"}
+    spared |= {
+        name
+        for name in got
+        if "gamma_" in name or name.endswith(("backbone.pos_embed", "relative_position_bias_table"))
+    }
     assert {name for name, (_, decay) in got.items() if decay == 0} == spared
 
 
@@ -172,15 +187,7 @@ SMALL = {  # any of the COCO configs with two narrow blocks, images of 128 pixel
     "model.backbone.arch.num_heads": 2,
     "model.backbone.global_blocks": "(1,)",
     "model.data_preprocessor.pad_size_divisor": 128,
-    "model.rpn_head.in_channels": 16,
-    "model.rpn_head.feat_channels": 16,
-    "model.roi_head.bbox_roi_extractor.out_channels": 16,
-    "model.roi_head.bbox_head.in_channels": 16,
-    "model.roi_head.bbox_head.conv_out_channels": 16,
-    "model.roi_head.bbox_head.fc_out_channels": 32,
-    "model.roi_head.mask_roi_extractor.out_channels": 16,
-    "model.roi_head.mask_head.in_channels": 16,
-    "model.roi_head.mask_head.conv_out_channels": 16,
+    **NARROW_HEADS,
     "model.train_cfg.rpn_proposal.max_per_img": 50,
     "model.test_cfg.rpn.max_per_img": 20,
     "model.test_cfg.rcnn.score_thr": 0.0,
