@@ -210,15 +210,15 @@ class ColumnNetwork(Backbone):
         return run_columns(
             self.columns,
             stem,
-            branch_scales=[self._draw_drop_path(stem) for _ in self.columns],
+            branch_scales=[self._draw_drop_path(stem, column) for column in self.columns],
             reversible=reversible,
             keep_every=keep_every,
             wanted=wanted,
         )
 
-    def _draw_drop_path(self, stem: Tensor) -> list[list[Any]]:
-        """Drop-path factors of one column in this forward, by level and block."""
-        if not self.training or self.drop_path_rate == 0:
+    def _draw_drop_path(self, stem: Tensor, column: nn.Module) -> list[list[Any]]:
+        """Drop-path factors of one column in this forward, by level and block; a frozen one drops nothing."""
+        if not column.training or self.drop_path_rate == 0:
             return [[self.undropped] * depth for depth in self.depths]
         rates = iter(drop_path_rates(self.drop_path_rate, sum(self.depths)))
         return [[self.draw(stem, next(rates)) for _ in range(depth)] for depth in self.depths]

@@ -373,10 +373,12 @@ class Trunk(Backbone):
         }
 
     def _draw_drop_path(self, tokens: Tensor) -> list[Scales]:
-        """The factors of the two branches of each block in this forward."""
-        if not self.training or self.drop_path_rate == 0:
-            return [(1.0, 1.0) for _ in self.blocks]
-        return [(drop_path_scale(tokens, rate), drop_path_scale(tokens, rate)) for rate in self.drop_path_rates()]
+        """The factors of the two branches of each block in this forward; frozen blocks drop nothing."""
+        dropping = [block.training and self.drop_path_rate > 0 for block in self.blocks]
+        return [
+            (drop_path_scale(tokens, rate), drop_path_scale(tokens, rate)) if drops else (1.0, 1.0)
+            for drops, rate in zip(dropping, self.drop_path_rates(), strict=True)
+        ]
 
     # The contract
 

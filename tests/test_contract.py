@@ -155,6 +155,13 @@ def test_frozen_stages_stay_frozen_and_the_rest_trains(name, frozen_stages):
         assert (p.grad is None) == (id(p) in ids)
 
 
+def test_frozen_blocks_compute_in_training_as_in_evaluation(name):
+    stages = len(build(name).stages())
+    net, x = build(name, frozen_stages=stages - 1, drop_path_rate=0.9), torch.rand(4, 3, 64, 64)
+    for trained, evaluated in zip(net.train()(x), net.eval()(x), strict=True):
+        torch.testing.assert_close(trained, evaluated)
+
+
 def test_norm_eval_reaches_every_batch_norm(name):
     net = build(name, norm_eval=True).train()
     assert not [key for key, m in net.named_modules() if isinstance(m, _BatchNorm) and m.training]
