@@ -40,8 +40,8 @@ def build(call: str, **kwargs) -> DenseBackbone:
     return MODELS.get(f"backbones.{node.func.id}")(ast.literal_eval(node.args[0]), **given, **kwargs)
 
 
-def build_timm(repository: str) -> nn.Module:
-    return timm.create_model(repository.partition("/")[2], num_classes=0)
+def build_timm(repository: str, **kwargs) -> nn.Module:
+    return timm.create_model(repository.partition("/")[2], num_classes=0, **kwargs)
 
 
 @pytest.mark.slow
@@ -80,7 +80,8 @@ def test_row_is_a_model_of_timm_with_its_parameters_and_licence(repository):
     ],
 )
 def test_taps_of_small_and_base_models_equal_timm_at_their_own_size(repository, tmp_path):
-    theirs = draw(build_timm(repository)).eval()
+    # timm's B/16 has the exact GELU, the authors and ours the approximation by tanh.
+    theirs = draw(build_timm(repository, **(dict(act_layer="gelu_tanh") if "siglip" in repository else {}))).eval()
     save_file(theirs.state_dict(), tmp_path / "timm.safetensors")
     ours = build(ROWS[repository][0], pyramid=None, taps=(3, 7, 11)).eval()
     report = load_pretrained(ours, tmp_path / "timm.safetensors")
