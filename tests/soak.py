@@ -71,9 +71,15 @@ def measure() -> dict[str, int]:
 
 def growth(samples: list[dict[str, int]], key: str) -> float:
     """Growth after the warm-up: largest value of the last third of what is left, relative to that of the first."""
+    first, last = thirds(samples, key)
+    return last / first - 1
+
+
+def thirds(samples: list[dict[str, int]], key: str) -> tuple[int, int]:
+    """Largest values of the first and of the last third of what follows the warm-up."""
     values = [sample[key] for sample in samples][int(WARM_UP * len(samples)) :]
     third = max(len(values) // 3, 1)
-    return max(values[-third:]) / max(values[:third]) - 1
+    return max(values[:third]), max(values[-third:])
 
 
 def train_backbone(steps: int, keep_every: int) -> list[dict[str, int]]:
@@ -123,7 +129,7 @@ def train_detector(steps: int, folder: str) -> list[dict[str, int]]:
 
 
 def plot(files: list[Path], out: Path) -> None:
-    """Resident memory over the steps, one line for each run, relative to the end of the warm-up."""
+    """Resident memory over the steps, one line for each run, relative to the first third after the warm-up."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -132,7 +138,7 @@ def plot(files: list[Path], out: Path) -> None:
     figure, axis = plt.subplots(figsize=(8, 4), layout="constrained")
     for file in files:
         samples = json.loads(file.read_text())
-        start = samples[int(WARM_UP * len(samples))]["bytes"]
+        start, _ = thirds(samples, "bytes")
         axis.plot([s["step"] for s in samples], [s["bytes"] / start for s in samples], label=file.stem)
     axis.axhline(1 + ROOM, color="grey", linestyle=":")
     axis.set(xlabel="training step", ylabel="resident memory, relative")
@@ -159,8 +165,7 @@ def main() -> None:
     else:
         samples = train_backbone(args.steps, int(subject.rpartition("-")[2]))
     args.out.write_text(json.dumps(samples))
-    first = samples[int(WARM_UP * len(samples))]
-    size = f"{first['bytes'] / 2**20:.0f} MiB after the warm-up"
+    size = f"{thirds(samples, 'bytes')[0] / 2**20:.0f} MiB after the warm-up"
     print(f"{subject}: {args.steps} steps, {size}, {growth(samples, 'bytes'):+.2%}")
 
 
