@@ -18,7 +18,7 @@ EXTRAS = {
 }
 DEV = [
     *(name for names in EXTRAS.values() for name in names),
-    *("build", "hypothesis", "matplotlib", "peft", "playwright", "pyright", "pytest", "pytest-xdist", "ruff", "timm"),
+    *("build", "hypothesis", "matplotlib", "playwright", "pyright", "pytest", "pytest-xdist", "ruff", "timm"),
     *("mkdocs<2", "mkdocs-material", "mkdocstrings-python"),
 ]
 
