@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Sequence
 from numbers import Integral, Real
 from typing import Any
 
 LARGEST = 2**31 - 1  # PyTorch's sizes
+LARGEST_FLOAT = (2 - 2**-23) * 2.0**127  # of 32 bits
 
 
 def is_whole(value: Any, least: int = 1) -> bool:
@@ -22,8 +22,8 @@ def are_wholes(values: Any, count: int | None = None) -> bool:
 
 
 def is_number(value: Any) -> bool:
-    """Whether a value is a finite number; True and False are none."""
-    return isinstance(value, Real) and not isinstance(value, bool) and abs(value) <= sys.float_info.max  # type: ignore[operator]
+    """Whether a value is a finite number of float32; True and False are none."""
+    return isinstance(value, Real) and not isinstance(value, bool) and abs(value) <= LARGEST_FLOAT  # type: ignore[operator]
 
 
 def check_flag(name: str, value: Any) -> None:

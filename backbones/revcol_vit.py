@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from .base import DenseBackbone
 from .checkpoints.vit import adapt_vit_weights
-from .checks import are_wholes, is_number
+from .checks import are_wholes, is_number, is_whole
 from .columns import LEVELS, ColumnNetwork, Level
 from .layers import Attention, ChannelsLastConv2d, Linear, Mlp, Rotation, drop_path_scale, padding
 from .layers.attention import Bias
@@ -162,8 +162,8 @@ class RevColViTTrunk(ColumnNetwork):
         self._check_columns(channels, depths, num_columns)
         if not are_wholes((width, heads)) or width % heads:
             raise ValueError(f"embed_dims is {width}; it must be a multiple of num_heads, {heads!r}")
-        if not is_number(ratio) or int(width * ratio) < 1:
-            raise ValueError(f"mlp_ratio is {ratio!r}; it must be a number, large enough for one hidden channel")
+        if not (is_number(ratio) and is_whole(int(width * ratio))):
+            raise ValueError(f"mlp_ratio is {ratio!r}; it must be a number that gives 1 hidden channel or more")
         self.embed_dims = width
         self.img_size = image_sides(img_size)
         self.pos_grid = patch_grid(self.img_size, STRIDE)

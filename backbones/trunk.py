@@ -201,8 +201,8 @@ class Trunk(Backbone):
         if self.embed_dims % self.num_heads:
             raise ValueError(f"embed_dims is {self.embed_dims}; it must be a multiple of num_heads, {self.num_heads}")
         ratio = settings["mlp_ratio"]
-        if not is_number(ratio) or int(self.embed_dims * ratio) < 1:
-            raise ValueError(f"mlp_ratio is {ratio!r}; it must be a number, large enough for one hidden channel")
+        if not (is_number(ratio) and is_whole(int(self.embed_dims * ratio))):
+            raise ValueError(f"mlp_ratio is {ratio!r}; it must be a number that gives 1 hidden channel or more")
         if layer_scale_init_value is None:
             layer_scale_init_value = settings.get("layer_scale_init_value")  # some families' archs have one
         if not (layer_scale_init_value is None or is_number(layer_scale_init_value)):

@@ -23,12 +23,12 @@ def grouped(results: Sequence[Result]) -> dict[tuple[str, Any], list[Result]]:
 
 
 def cell(values: Sequence[float]) -> str:
-    """``57 (55 to 60)``: mean, smallest and largest; a dash without a value."""
+    """``57 (55 to 60)``: mean, smallest and largest, unless all are equal; a dash without a value."""
     known = [value for value in values if value == value]
     if not known:
         return "-"
     mean = f"{np.mean(known):.3g}"
-    return mean if len(known) == 1 else f"{mean} ({min(known):.3g} to {max(known):.3g})"
+    return mean if len(set(known)) == 1 else f"{mean} ({min(known):.3g} to {max(known):.3g})"
 
 
 def table(results: Sequence[Result], columns: Mapping[str, Value]) -> str:
