@@ -114,7 +114,7 @@ def test_two_forwards_may_precede_a_backward():
 
 def test_drop_path_rises_linearly_within_a_column():
     net = RevCol(TOY, drop_path_rate=0.4).train()
-    levels = net._draw_drop_path(torch.zeros(20_000, 1, 1, 1))
+    levels = net._draw_drop_path(torch.zeros(20_000, 1, 1, 1), net.columns[0])
     dropped = [(scale == 0).float().mean().item() for level in levels for scale in level]
     assert dropped == pytest.approx([0, 0.1, 0.2, 0.3, 0.4], abs=0.015)
     assert [len(level) for level in levels] == list(net.depths)

@@ -121,7 +121,7 @@ def test_feedforward_layers_start_smaller_with_depth():
 
 def test_drop_path_rises_within_a_column_and_is_drawn_for_each_branch():
     net = RevColViT(TOY, drop_path_rate=0.4).train()
-    draws = [pair for level in net._draw_drop_path(torch.zeros(20_000, 2, 3, 16)) for pair in level]
+    draws = [pair for level in net._draw_drop_path(torch.zeros(20_000, 2, 3, 16), net.columns[0]) for pair in level]
     assert [[(scale == 0).float().mean().item() for scale in pair] for pair in draws] == [
         pytest.approx([rate] * 2, abs=0.015) for rate in (0, 0.1, 0.2, 0.3, 0.4)
     ]
