@@ -17,7 +17,7 @@ from backbones.papers._runs import Comparison, Result, Run, schedule, vit
 
 SCALES = {12: 0.1, 24: 1e-5, 36: 1e-6}  # depth and the paper's start of LayerScale
 CLASS_ATTENTION_BLOCKS = 2
-EPOCHS = 30
+EPOCHS = 16
 HERE = "backbones.papers.cait"
 
 

@@ -15,7 +15,7 @@ from backbones.papers._runs import Comparison, Options, Result, Run, schedule, v
 
 DEPTHS = (8, 16, 24, 32)
 WIDE_DEPTHS = (8, 16)
-EPOCHS = 30
+EPOCHS = 16
 
 
 def runs() -> list[Run]:
