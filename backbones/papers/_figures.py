@@ -27,8 +27,8 @@ def cell(values: Sequence[float]) -> str:
     known = [value for value in values if value == value]
     if not known:
         return "-"
-    mean = f"{np.mean(known):.3g}"
-    return mean if len(set(known)) == 1 else f"{mean} ({min(known):.3g} to {max(known):.3g})"
+    mean, low, high = (f"{value:.3g}" for value in (np.mean(known), min(known), max(known)))
+    return mean if low == high else f"{mean} ({low} to {high})"
 
 
 def table(results: Sequence[Result], columns: Mapping[str, Value]) -> str:
