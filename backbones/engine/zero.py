@@ -1,0 +1,145 @@
+"""A model whose training is divided over the processes by DeepSpeed's ZeRO.
+
+Stage 2 divides gradients and the optimizer's state, stage 3 also the parameters: those of a unit (``Backbone.units``)
+are gathered where it runs, forward and backward.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from mmengine._strategy import DeepSpeedStrategy
+from mmengine._strategy.deepspeed import DeepSpeedOptimWrapper
+from mmengine.config import Config
+from mmengine.dist import get_world_size
+from mmengine.optim import BaseOptimWrapper
+from mmengine.registry import OPTIM_WRAPPERS, STRATEGIES
+from mmengine.runner import CheckpointLoader
+from torch import nn
+
+from backbones.base import Backbone
+from backbones.engine.safe_checkpoints import WEIGHTS, type_name
+from backbones.errors import SetupError
+
+try:
+    from deepspeed.utils import set_z3_leaf_module
+except ImportError:
+    set_z3_leaf_module = None
+
+OPTIONS = {"type", "optimizer", "constructor", "paramwise_cfg"}  # of optim_wrapper
+
+
+@OPTIM_WRAPPERS.register_module()
+class ZeroOptimWrapper(DeepSpeedOptimWrapper):
+    """mmengine's wrapper, whose step autograd does not watch: gloo writes into views of parameters."""
+
+    @torch.no_grad()
+    def step(self, **kwargs: Any) -> None:
+        """Update the parameters."""
+        super().step(**kwargs)
+
+
+@STRATEGIES.register_module()
+class ZeroStrategy(DeepSpeedStrategy):
+    """mmengine's strategy, with the optimizer's settings of any other config and the units of this package's backbones.
+
+    Batch size and clipping go where DeepSpeed reads them. A checkpoint is a folder: parts for as many processes, and
+    ``weights.pth`` with the whole weights and the step, which is read as any other checkpoint.
+
+    Args:
+        zero_optimization: ``dict(stage=2)`` or ``dict(stage=3)``, and DeepSpeed's further options.
+        kwargs: As mmengine's.
+
+    Raises:
+        SetupError: if DeepSpeed is not installed, or for an ``optim_wrapper`` that it does not take.
+    """
+
+    def __init__(self, *, zero_optimization: dict, **kwargs: Any) -> None:
+        if set_z3_leaf_module is None:
+            raise SetupError("the config trains by DeepSpeed, which is not installed: pip install deepspeed")
+        # whole weights for the checkpoint, in the precision that they train in
+        options = dict(zero_optimization, stage3_gather_16bit_weights_on_model_save=True)
+        super().__init__(zero_optimization=options, **kwargs)
+
+    def prepare(self, model: Any, *, dispatch_kwargs: dict, **kwargs: Any) -> Any:
+        """Tell DeepSpeed the batch size, then divide; see ``mmengine._strategy``."""
+        size = "train_micro_batch_size_per_gpu"
+        self.config.setdefault(size, dispatch_kwargs.get(size, 1))
+        return super().prepare(model, dispatch_kwargs=dispatch_kwargs, **kwargs)
+
+    def build_optim_wrapper(self, optim_wrapper: Any, model: Any = None) -> BaseOptimWrapper:
+        """Build the optimizer; DeepSpeed clips and accumulates by itself."""
+        options = {**optim_wrapper, "type": "ZeroOptimWrapper"}
+        clip = {"norm_type": 2, **(options.pop("clip_grad", None) or {})}
+        counts = options.pop("accumulative_counts", 1)
+        if counts > 1:
+            raise SetupError(
+                f"optim_wrapper.accumulative_counts is {counts}, and DeepSpeed's checkpoints lack gradients that wait; "
+                "set it to 1, or train by --shard"
+            )
+        if unknown := options.keys() - OPTIONS:
+            raise SetupError(
+                f"optim_wrapper has {sorted(unknown)}; with DeepSpeed it has {sorted(OPTIONS)}, and clip_grad. "
+                "Mixed precision is trained by --shard"
+            )
+        if clip.keys() - {"max_norm", "norm_type"} or clip["norm_type"] != 2:
+            raise SetupError(f"clip_grad is {clip}; DeepSpeed takes max_norm, of the norm_type 2")
+        if "max_norm" in clip:
+            self.config["gradient_clipping"] = clip["max_norm"]
+        return super().build_optim_wrapper(options, model)
+
+    def _wrap_model(self, model: nn.Module) -> Any:
+        for module in model.modules():
+            if isinstance(module, Backbone):
+                for unit in module.units():  # backward runs their blocks again
+                    set_z3_leaf_module(unit, True)  # type: ignore[misc]
+        return super()._wrap_model(model)
+
+    # -- checkpoints
+    def save_checkpoint(
+        self,
+        filename: str,
+        *,
+        save_optimizer: bool = True,
+        extra_ckpt: dict | None = None,
+        callback: Callable[[dict], None] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        """Write the folder, or without the optimizer a file; see ``mmengine._strategy``."""
+        extra = extra_ckpt or {}
+        if callback:
+            callback(extra)
+        if save_optimizer:
+            super().save_checkpoint(filename, extra_ckpt=extra, **kwargs)
+            extra = {**extra, "optimizer": dict(processes=get_world_size())}
+            filename = str(Path(filename, WEIGHTS))
+        super().save_checkpoint(filename, save_optimizer=False, extra_ckpt=extra, **kwargs)
+
+    def resume(self, filename: str, *, callback: Callable[[dict], None] | None = None, **kwargs: Any) -> dict:
+        """Take this process's part of a folder."""
+        checkpoint = super().resume(filename, **kwargs)
+        if callback:
+            callback(checkpoint)
+        return checkpoint
+
+    def load_checkpoint(
+        self, filename: str, *, callback: Callable[[dict], None] | None = None, **kwargs: Any
+    ) -> dict:
+        """Take the weights of any other checkpoint."""
+        self.logger.info(f"Load checkpoint from {filename}")
+        checkpoint = CheckpointLoader.load_checkpoint(filename, map_location="cpu")
+        if callback:
+            callback(checkpoint)
+        weights = checkpoint.get("state_dict", checkpoint)
+        plain = {name.removeprefix("module."): value for name, value in weights.items()}
+        self.model.load_module_state_dict({"module": plain}, strict=False, fetch_z3_params=True)
+        self.optim_wrapper.optimizer.refresh_fp32_params()  # type: ignore[union-attr]
+        return checkpoint
+
+
+def divides(cfg: Config) -> bool:
+    """Whether a config trains by ``ZeroStrategy``."""
+    return type_name(cfg.get("strategy") or {}) == "ZeroStrategy"
