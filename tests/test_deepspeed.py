@@ -12,7 +12,6 @@ import test_sharded_training as sharded
 import torch
 from archs import small_arch
 from mmengine._strategy import SingleDeviceStrategy
-from mmengine.config import Config
 from mmengine.hooks import Hook
 from mmengine.registry import HOOKS, MODELS, OPTIMIZERS
 from mmengine.structures import BaseDataElement
@@ -21,7 +20,6 @@ from small_run import Interruption, Recorder, send
 from tool_runs import ROOT, losses, verb
 
 from backbones.engine.zero import ZeroStrategy
-from backbones.errors import SetupError
 
 pytest.importorskip("deepspeed")
 pytestmark = [
@@ -67,10 +65,6 @@ def trained(strategy, backbone: dict, part: slice = slice(None)) -> list[float]:
     return found
 
 
-class Detector(sharded.SmallDetector):
-    """On any backbone."""
-
-
 def in_parts(rank: int, folder: str, cases: list[tuple[int, dict]]) -> list[list[float]]:
     os.environ["LOCAL_RANK"] = str(rank)
     found, ranks = [], torch.distributed.get_world_size()
@@ -101,3 +95,80 @@ def test_divided_model_trains_as_the_whole_one(tmp_path):
             atol=1e-5,
             msg=lambda text, case=(stage, backbone): f"{case}: {text}",
         )
+
+
+# ------------------------------------------------------------------------------------------------ the command, resuming
+@HOOKS.register_module()
+class Listener(Hook):
+    """Lets an ``Interruption`` know where the training is."""
+
+    def before_train_iter(self, runner, batch_idx, data_batch=None):
+        if Recorder.trap:
+            Recorder.trap("training")
+
+
+def write_config(folder: Path, stage: int, **changes: str) -> Path:
+    config = sharded.write_config(folder)
+    text = config.read_text().replace("accumulative_counts=2", "accumulative_counts=1").replace("Trap", "Listener")
+    for old, new in changes.items():
+        text = text.replace(old, new)
+    config.write_text(text)
+    own = folder / "zero.py"
+    own.write_text(f"_base_ = [{str(config)!r}, {str(ROOT / f'configs/_base_/zero{stage}.py')!r}]\n")
+    return own
+
+
+def run(count: int, config: Path, work_dir: Path, *arguments, before=None) -> str:
+    return sharded.run(count, config, work_dir, "--on-nan", "stop", *arguments, before=before)
+
+
+def final(work_dir: Path) -> dict[str, torch.Tensor]:
+    return torch.load(work_dir / "epoch_6.pth" / "weights.pth", weights_only=False)["state_dict"]
+
+
+@pytest.fixture(scope="module", params=STAGES)
+def divided(request, tmp_path_factory) -> tuple[Path, Path]:
+    """The config and the work dir of a training over two processes, which nothing interrupts."""
+    folder = tmp_path_factory.mktemp("zero")
+    config, work_dir = write_config(folder, request.param), folder / "work"
+    run(2, config, work_dir)
+    return config, work_dir
+
+
+def test_command_trains_as_without_deepspeed(divided, tmp_path):
+    config, work_dir = divided
+    run(2, config.with_name("config.py"), tmp_path / "whole")
+    (parts,), (whole,) = losses(work_dir), losses(tmp_path / "whole")
+    assert list(parts) == [1, 2, 3, 4, 5, 6]
+    assert parts == pytest.approx(whole, rel=1e-5)
+    assert sharded.evaluations(work_dir) == pytest.approx(sharded.evaluations(tmp_path / "whole"), rel=1e-4)
+    torch.testing.assert_close(final(work_dir), sharded.final(tmp_path / "whole"), rtol=0, atol=1e-6)
+
+
+def test_stopped_training_goes_on_with_as_many_processes(divided, tmp_path, fail):
+    config, work_dir = divided
+    stop = Interruption("training", number=4, act=partial(send, signal.SIGTERM))
+    output = run(2, config, tmp_path / "work", before=stop.listen)
+    assert "stopped by SIGTERM after iteration 4 of 6" in output
+    run(2, config, tmp_path / "work", "--resume")
+    torch.testing.assert_close(final(tmp_path / "work"), final(work_dir), rtol=0, atol=0)
+    assert not list((tmp_path / "work").glob("stopped*"))
+
+
+def test_checkpoint_is_read_as_any_other(divided, tmp_path, fail):
+    config, work_dir = divided
+    checkpoint = work_dir / "epoch_6.pth"
+    verb("test", work_dir / "zero.py", checkpoint, "--work-dir", tmp_path / "test")
+    verb("export-weights", checkpoint, "-o", tmp_path / "backbone.pth")
+    exported = torch.load(tmp_path / "backbone.pth")["state_dict"]
+    assert all(torch.equal(value, final(work_dir)[f"backbone.{name}"]) for name, value in exported.items())
+    message = fail("train", config.with_name("config.py"), "--work-dir", work_dir, "--resume")
+    assert "is of a training with DeepSpeed by 2 processes, this one is without it by 1; go on likewise" in message
+
+
+def test_weights_of_another_training_start_one(divided, tmp_path):
+    config, work_dir = divided
+    start = ("--cfg-options", f"load_from={work_dir / 'epoch_6.pth' / 'weights.pth'}", "train_dataloader.batch_size=4")
+    run(2, config, tmp_path / "zero", *start)
+    run(2, config.with_name("config.py"), tmp_path / "whole", *start)
+    assert losses(tmp_path / "zero")[0] == pytest.approx(losses(tmp_path / "whole")[0], rel=1e-5)

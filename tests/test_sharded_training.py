@@ -77,7 +77,7 @@ class SmallDetector(BaseModel):
     def __init__(self, backbone: dict) -> None:
         super().__init__()
         self.backbone = MODELS.build(backbone)
-        self.head = torch.nn.Linear(sum(self.backbone.channels), 1)
+        self.head = torch.nn.Linear(sum(self.backbone.out_channels), 1)
 
     def forward(self, inputs: list[torch.Tensor], data_samples: list[BaseDataElement], mode: str):
         pattern = torch.linspace(-1, 1, 3 * 32 * 32).view(1, 3, 32, 32).sin()

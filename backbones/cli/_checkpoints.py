@@ -23,8 +23,12 @@ from backbones.engine.zero import ZeroStrategy
 from backbones.errors import NotSavedError
 from backbones.usage import UsageError, note
 
-# What mmengine pickles into the checkpoints of a training: a class, and some of its methods
-OF_TRAININGS = re.compile(r"mmengine\.logging\.history_buffer\.HistoryBuffer(\.[a-z]\w*)?")
+# What mmengine and DeepSpeed pickle into the checkpoints of a training: a class, and some of its methods
+OF_TRAININGS = re.compile(
+    r"mmengine\.logging\.history_buffer\.HistoryBuffer(\.[a-z]\w*)?"
+    r"|deepspeed\.(runtime\.fp16\.loss_scaler\.LossScaler|runtime\.zero\.config\.ZeroStageEnum"
+    r"|utils\.tensor_fragment\.fragment_address)"
+)
 
 
 def read_checkpoint(path: str, for_runner: bool = False) -> dict[str, Any]:

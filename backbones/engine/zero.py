@@ -14,10 +14,10 @@ import torch
 from mmengine._strategy import DeepSpeedStrategy
 from mmengine._strategy.deepspeed import DeepSpeedOptimWrapper
 from mmengine.config import Config
-from mmengine.dist import get_world_size
+from mmengine.dist import get_world_size, is_main_process
 from mmengine.optim import BaseOptimWrapper
 from mmengine.registry import OPTIM_WRAPPERS, STRATEGIES
-from mmengine.runner import CheckpointLoader
+from mmengine.runner import CheckpointLoader, save_checkpoint
 from torch import nn
 
 from backbones.base import Backbone
@@ -25,9 +25,10 @@ from backbones.engine.safe_checkpoints import WEIGHTS, type_name
 from backbones.errors import SetupError
 
 try:
+    from deepspeed.runtime.zero import GatheredParameters
     from deepspeed.utils import set_z3_leaf_module
 except ImportError:
-    set_z3_leaf_module = None
+    GatheredParameters = set_z3_leaf_module = None
 
 OPTIONS = {"type", "optimizer", "constructor", "paramwise_cfg"}  # of optim_wrapper
 
@@ -60,9 +61,7 @@ class ZeroStrategy(DeepSpeedStrategy):
     def __init__(self, *, zero_optimization: dict, **kwargs: Any) -> None:
         if set_z3_leaf_module is None:
             raise SetupError("the config trains by DeepSpeed, which is not installed: pip install deepspeed")
-        # whole weights for the checkpoint, in the precision that they train in
-        options = dict(zero_optimization, stage3_gather_16bit_weights_on_model_save=True)
-        super().__init__(zero_optimization=options, **kwargs)
+        super().__init__(zero_optimization=zero_optimization, **kwargs)
 
     def prepare(self, model: Any, *, dispatch_kwargs: dict, **kwargs: Any) -> Any:
         """Tell DeepSpeed the batch size, then divide; see ``mmengine._strategy``."""
@@ -112,11 +111,14 @@ class ZeroStrategy(DeepSpeedStrategy):
         extra = extra_ckpt or {}
         if callback:
             callback(extra)
+        extra.setdefault("meta", {})["seed"] = self.seed
         if save_optimizer:
             super().save_checkpoint(filename, extra_ckpt=extra, **kwargs)
             extra = {**extra, "optimizer": dict(processes=get_world_size())}
             filename = str(Path(filename, WEIGHTS))
-        super().save_checkpoint(filename, save_optimizer=False, extra_ckpt=extra, **kwargs)
+        weights = whole_weights(self.model.module)
+        if is_main_process():
+            save_checkpoint({**extra, "state_dict": weights}, filename)
 
     def resume(self, filename: str, *, callback: Callable[[dict], None] | None = None, **kwargs: Any) -> dict:
         """Take this process's part of a folder."""
@@ -138,6 +140,19 @@ class ZeroStrategy(DeepSpeedStrategy):
         self.model.load_module_state_dict({"module": plain}, strict=False, fetch_z3_params=True)
         self.optim_wrapper.optimizer.refresh_fp32_params()  # type: ignore[union-attr]
         return checkpoint
+
+
+def whole_weights(model: nn.Module) -> dict[str, torch.Tensor]:
+    """The weights in the first process, gathered one by one; empty in the others.
+
+    DeepSpeed's own gathering, which lets the weights be changed, left some of them broken on gloo.
+    """
+    weights = {}
+    for name, value in model.state_dict(keep_vars=True).items():
+        with GatheredParameters(value):  # type: ignore[misc]
+            if is_main_process():
+                weights[name] = value.detach().cpu().clone()
+    return weights
 
 
 def divides(cfg: Config) -> bool:
