@@ -60,7 +60,7 @@ class ZeroStrategy(DeepSpeedStrategy):
 
     def __init__(self, *, zero_optimization: dict, **kwargs: Any) -> None:
         if set_z3_leaf_module is None:
-            raise SetupError("the config trains by DeepSpeed, which is not installed: pip install deepspeed")
+            raise SetupError('the config trains by DeepSpeed, which is not installed: pip install "deepspeed<0.19"')
         super().__init__(zero_optimization=zero_optimization, **kwargs)
 
     def prepare(self, model: Any, *, dispatch_kwargs: dict, **kwargs: Any) -> Any:
@@ -127,9 +127,7 @@ class ZeroStrategy(DeepSpeedStrategy):
             callback(checkpoint)
         return checkpoint
 
-    def load_checkpoint(
-        self, filename: str, *, callback: Callable[[dict], None] | None = None, **kwargs: Any
-    ) -> dict:
+    def load_checkpoint(self, filename: str, *, callback: Callable[[dict], None] | None = None, **kwargs: Any) -> dict:
         """Take the weights of any other checkpoint."""
         self.logger.info(f"Load checkpoint from {filename}")
         checkpoint = CheckpointLoader.load_checkpoint(filename, map_location="cpu")
