@@ -13,7 +13,7 @@ import torch
 from archs import small_arch
 from mmengine._strategy import SingleDeviceStrategy
 from mmengine.hooks import Hook
-from mmengine.registry import HOOKS, MODELS, OPTIMIZERS
+from mmengine.registry import HOOKS, OPTIMIZERS
 from mmengine.structures import BaseDataElement
 from processes import in_processes
 from small_run import Interruption, Recorder, send

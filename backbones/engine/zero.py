@@ -71,7 +71,14 @@ class ZeroStrategy(DeepSpeedStrategy):
 
     def build_optim_wrapper(self, optim_wrapper: Any, model: Any = None) -> BaseOptimWrapper:
         """Build the optimizer; DeepSpeed clips and accumulates by itself."""
+        if type_name(optim_wrapper) == "AmpOptimWrapper":
+            raise SetupError(
+                "optim_wrapper.type is AmpOptimWrapper; mixed precision is trained by --shard, float32 by DeepSpeed with "
+                "--cfg-options optim_wrapper.type=OptimWrapper"
+            )
         options = {**optim_wrapper, "type": "ZeroOptimWrapper"}
+        for key in ("loss_scale", "dtype"):  # of mixed precision
+            options.pop(key, None)
         clip = {"norm_type": 2, **(options.pop("clip_grad", None) or {})}
         counts = options.pop("accumulative_counts", 1)
         if counts > 1:
@@ -81,8 +88,7 @@ class ZeroStrategy(DeepSpeedStrategy):
             )
         if unknown := options.keys() - OPTIONS:
             raise SetupError(
-                f"optim_wrapper has {sorted(unknown)}; with DeepSpeed it has {sorted(OPTIONS)}, and clip_grad. "
-                "Mixed precision is trained by --shard"
+                f"optim_wrapper has {sorted(unknown)}; with DeepSpeed it has {sorted(OPTIONS)}, and clip_grad"
             )
         if clip.keys() - {"max_norm", "norm_type"} or clip["norm_type"] != 2:
             raise SetupError(f"clip_grad is {clip}; DeepSpeed takes max_norm, of the norm_type 2")

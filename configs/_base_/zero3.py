@@ -2,8 +2,7 @@
 
 Name it beside the config that is trained, in a file of your own:
 
-    names = ("CONFIG.py", "_base_/zero3.py")
-    _base_ = [__import__("backbones").config_path(name) for name in names]
+    _base_ = [__import__("backbones").config_path(name) for name in ("CONFIG.py", "_base_/zero3.py")]
 
     bash tools/dist_train.sh MY_CONFIG.py GPUS
 """
