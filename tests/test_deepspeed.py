@@ -1,4 +1,4 @@
-"""Training divided by DeepSpeed's ZeRO, real processes on gloo: losses and weights of the whole model, and checkpoints."""
+"""Training divided by DeepSpeed's ZeRO, real processes on gloo: losses and weights of the whole model; checkpoints."""
 
 import copy
 import itertools

@@ -73,8 +73,8 @@ class ZeroStrategy(DeepSpeedStrategy):
         """Build the optimizer; DeepSpeed clips and accumulates by itself."""
         if type_name(optim_wrapper) == "AmpOptimWrapper":
             raise SetupError(
-                "optim_wrapper.type is AmpOptimWrapper; mixed precision is trained by --shard, float32 by DeepSpeed with "
-                "--cfg-options optim_wrapper.type=OptimWrapper"
+                "optim_wrapper.type is AmpOptimWrapper; mixed precision is trained by --shard, float32 by DeepSpeed, "
+                "with --cfg-options optim_wrapper.type=OptimWrapper"
             )
         options = {**optim_wrapper, "type": "ZeroOptimWrapper"}
         for key in ("loss_scale", "dtype"):  # of mixed precision
