@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from mmengine._strategy import DeepSpeedStrategy
 from mmengine._strategy.deepspeed import DeepSpeedOptimWrapper
-from mmengine.config import Config
+from mmengine.config import Config, ConfigDict
 from mmengine.dist import get_world_size, is_main_process
 from mmengine.optim import BaseOptimWrapper
 from mmengine.registry import OPTIM_WRAPPERS, STRATEGIES
@@ -61,7 +61,8 @@ class ZeroStrategy(DeepSpeedStrategy):
     def __init__(self, *, zero_optimization: dict, **kwargs: Any) -> None:
         if set_z3_leaf_module is None:
             raise SetupError('the config trains by DeepSpeed, which is not installed: pip install "deepspeed<0.19"')
-        super().__init__(zero_optimization=zero_optimization, **kwargs)
+        plain = ConfigDict(zero_optimization=zero_optimization, **kwargs).to_dict()  # it goes into checkpoints
+        super().__init__(**plain)
 
     def prepare(self, model: Any, *, dispatch_kwargs: dict, **kwargs: Any) -> Any:
         """Tell DeepSpeed the batch size, then divide; see ``mmengine._strategy``."""
