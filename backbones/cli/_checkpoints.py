@@ -23,11 +23,13 @@ from backbones.engine.zero import ZeroStrategy
 from backbones.errors import NotSavedError
 from backbones.usage import UsageError, note
 
-# What mmengine and DeepSpeed pickle into the checkpoints of a training: a class, and some of its methods
+# What mmengine and DeepSpeed pickle into the checkpoints of a training: classes, some of their methods, and tensors
+# with attributes. They run no code of the file: whatever else a pickle calls is named, too.
 OF_TRAININGS = re.compile(
     r"mmengine\.logging\.history_buffer\.HistoryBuffer(\.[a-z]\w*)?"
     r"|deepspeed\.(runtime\.fp16\.loss_scaler\.LossScaler|runtime\.zero\.config\.ZeroStageEnum"
     r"|utils\.tensor_fragment\.fragment_address)"
+    r"|torch\.(Tensor|_tensor\._rebuild_from_type_v2)"
 )
 
 

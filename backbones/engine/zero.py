@@ -6,7 +6,7 @@ are gathered where it runs, forward and backward.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -21,14 +21,15 @@ from mmengine.runner import CheckpointLoader, save_checkpoint
 from torch import nn
 
 from backbones.base import Backbone
+from backbones.columns import Column, clamped
 from backbones.engine.safe_checkpoints import WEIGHTS, type_name
 from backbones.errors import SetupError
 
 try:
     from deepspeed.runtime.zero import GatheredParameters
-    from deepspeed.utils import set_z3_leaf_module
+    from deepspeed.utils import safe_get_local_fp32_param, safe_set_local_fp32_param, set_z3_leaf_module
 except ImportError:
-    GatheredParameters = set_z3_leaf_module = None
+    GatheredParameters = safe_get_local_fp32_param = safe_set_local_fp32_param = set_z3_leaf_module = None
 
 OPTIONS = {"type", "optimizer", "constructor", "paramwise_cfg"}  # of optim_wrapper
 
@@ -41,6 +42,7 @@ class ZeroOptimWrapper(DeepSpeedOptimWrapper):
     def step(self, **kwargs: Any) -> None:
         """Update the parameters."""
         super().step(**kwargs)
+        clamp_shortcuts(self.model.module)
 
 
 @STRATEGIES.register_module()
@@ -71,30 +73,10 @@ class ZeroStrategy(DeepSpeedStrategy):
         return super().prepare(model, dispatch_kwargs=dispatch_kwargs, **kwargs)
 
     def build_optim_wrapper(self, optim_wrapper: Any, model: Any = None) -> BaseOptimWrapper:
-        """Build the optimizer; DeepSpeed clips and accumulates by itself."""
-        if type_name(optim_wrapper) == "AmpOptimWrapper":
-            raise SetupError(
-                "optim_wrapper.type is AmpOptimWrapper; mixed precision is trained by --shard, float32 by DeepSpeed, "
-                "with --cfg-options optim_wrapper.type=OptimWrapper"
-            )
-        options = {**optim_wrapper, "type": "ZeroOptimWrapper"}
-        for key in ("loss_scale", "dtype"):  # of mixed precision
-            options.pop(key, None)
-        clip = {"norm_type": 2, **(options.pop("clip_grad", None) or {})}
-        counts = options.pop("accumulative_counts", 1)
-        if counts > 1:
-            raise SetupError(
-                f"optim_wrapper.accumulative_counts is {counts}, and DeepSpeed's checkpoints lack gradients that wait; "
-                "set it to 1, or train by --shard"
-            )
-        if unknown := options.keys() - OPTIONS:
-            raise SetupError(
-                f"optim_wrapper has {sorted(unknown)}; with DeepSpeed it has {sorted(OPTIONS)}, and clip_grad"
-            )
-        if clip.keys() - {"max_norm", "norm_type"} or clip["norm_type"] != 2:
-            raise SetupError(f"clip_grad is {clip}; DeepSpeed takes max_norm, of the norm_type 2")
-        if "max_norm" in clip:
-            self.config["gradient_clipping"] = clip["max_norm"]
+        """Build the optimizer; DeepSpeed clips by itself."""
+        options, max_norm = split_options(optim_wrapper)
+        if max_norm is not None:
+            self.config["gradient_clipping"] = max_norm
         return super().build_optim_wrapper(options, model)
 
     def _wrap_model(self, model: nn.Module) -> Any:
@@ -123,7 +105,7 @@ class ZeroStrategy(DeepSpeedStrategy):
             super().save_checkpoint(filename, extra_ckpt=extra, **kwargs)
             extra = {**extra, "optimizer": dict(processes=get_world_size())}
             filename = str(Path(filename, WEIGHTS))
-        weights = whole_weights(self.model.module)
+        weights = {name: value.cpu() for name, value in gathered(self.model.module) if is_main_process()}
         if is_main_process():
             save_checkpoint({**extra, "state_dict": weights}, filename)
 
@@ -144,20 +126,64 @@ class ZeroStrategy(DeepSpeedStrategy):
         plain = {name.removeprefix("module."): value for name, value in weights.items()}
         self.model.load_module_state_dict({"module": plain}, strict=False, fetch_z3_params=True)
         self.optim_wrapper.optimizer.refresh_fp32_params()  # type: ignore[union-attr]
+        clamp_shortcuts(self.model.module)
         return checkpoint
 
 
-def whole_weights(model: nn.Module) -> dict[str, torch.Tensor]:
-    """The weights in the first process, gathered one by one; empty in the others.
+@torch.no_grad()
+def clamp_shortcuts(model: nn.Module) -> None:
+    """Moves shortcut scales away from zero where DeepSpeed keeps them; a column in its forward has but a copy."""
+    for alpha in (alpha for module in model.modules() if isinstance(module, Column) for alpha in module.alphas):
+        if not hasattr(alpha, "ds_tensor"):  # stage 2
+            fragment = getattr(alpha, "_hp_mapping", None)  # of the optimizer's copy, in some process
+            parts = [alpha.data] + ([fragment.get_hp_fragment()] if fragment else [])
+        else:
+            parts = [alpha.data, alpha.ds_tensor.data]  # one of them may be empty
+            if (part := safe_get_local_fp32_param(alpha)) is not None:  # type: ignore[misc]
+                safe_set_local_fp32_param(alpha, clamped(part))  # type: ignore[misc]
+        for part in parts:
+            part.copy_(clamped(part))
+
+
+def split_options(optim_wrapper: dict) -> tuple[dict, float | None]:
+    """The settings of the optimizer, and the norm that DeepSpeed clips to.
+
+    Args:
+        optim_wrapper: Of a config.
+
+    Raises:
+        SetupError: for settings that DeepSpeed does not take.
+    """
+    if type_name(optim_wrapper) == "AmpOptimWrapper":
+        raise SetupError(
+            "optim_wrapper.type is AmpOptimWrapper; mixed precision is trained by --shard, float32 by DeepSpeed, "
+            "with --cfg-options optim_wrapper.type=OptimWrapper"
+        )
+    options = {**optim_wrapper, "type": "ZeroOptimWrapper"}
+    for key in ("loss_scale", "dtype"):  # of mixed precision
+        options.pop(key, None)
+    clip = {"norm_type": 2, **(options.pop("clip_grad", None) or {})}
+    counts = options.pop("accumulative_counts", 1)
+    if counts > 1:
+        raise SetupError(
+            f"optim_wrapper.accumulative_counts is {counts}, and DeepSpeed's checkpoints lack gradients that wait; "
+            "set it to 1, or train by --shard"
+        )
+    if unknown := options.keys() - OPTIONS:
+        raise SetupError(f"optim_wrapper has {sorted(unknown)}; with DeepSpeed it has {sorted(OPTIONS)}, and clip_grad")
+    if clip.keys() - {"max_norm", "norm_type"} or clip["norm_type"] != 2:
+        raise SetupError(f"clip_grad is {clip}; DeepSpeed takes max_norm, of the norm_type 2")
+    return options, clip.get("max_norm")
+
+
+def gathered(model: nn.Module) -> Iterator[tuple[str, torch.Tensor]]:
+    """Names and whole weights in every process, gathered one by one.
 
     DeepSpeed's own gathering, which lets the weights be changed, left some of them broken on gloo.
     """
-    weights = {}
     for name, value in model.state_dict(keep_vars=True).items():
         with GatheredParameters(value):  # type: ignore[misc]
-            if is_main_process():
-                weights[name] = value.detach().cpu().clone()
-    return weights
+            yield name, value.detach().clone()
 
 
 def divides(cfg: Config) -> bool:
