@@ -13,6 +13,8 @@ from backbones.engine.zero import ZeroStrategy, divides, split_options
 from backbones.errors import SetupError
 from backbones.usage import UsageError
 
+OPTIM = dict(optimizer=dict(type="AdamW"))
+
 
 @pytest.mark.parametrize(
     ("settings", "message"),
@@ -25,14 +27,14 @@ from backbones.usage import UsageError
 )
 def test_settings_that_deepspeed_does_not_take_are_refused(settings, message):
     with pytest.raises(SetupError, match=message):
-        split_options(dict(optimizer=dict(type="AdamW"), **settings))
+        split_options({**OPTIM, **settings})
 
 
 def test_deepspeed_takes_the_norm():
     options, norm = split_options(
-        dict(type="OptimWrapper", optimizer=dict(type="AdamW"), accumulative_counts=1, clip_grad=dict(max_norm=0.5))
+        dict(OPTIM, type="OptimWrapper", accumulative_counts=1, clip_grad=dict(max_norm=0.5), _scope_="mmdet")
     )
-    assert options == dict(type="ZeroOptimWrapper", optimizer=dict(type="AdamW"))
+    assert options == dict(OPTIM, type="ZeroOptimWrapper", _scope_="mmdet")
     assert norm == 0.5
 
 

@@ -32,6 +32,7 @@ except ImportError:
     GatheredParameters = safe_get_local_fp32_param = safe_set_local_fp32_param = set_z3_leaf_module = None
 
 OPTIONS = {"type", "optimizer", "constructor", "paramwise_cfg"}  # of optim_wrapper
+SCOPE = "_scope_"  # mmengine's mark of settings that a host's config gave
 
 
 @OPTIM_WRAPPERS.register_module()
@@ -169,7 +170,7 @@ def split_options(optim_wrapper: dict) -> tuple[dict, float | None]:
             f"optim_wrapper.accumulative_counts is {counts}, and DeepSpeed's checkpoints lack gradients that wait; "
             "set it to 1, or train by --shard"
         )
-    if unknown := options.keys() - OPTIONS:
+    if unknown := options.keys() - OPTIONS - {SCOPE}:
         raise SetupError(f"optim_wrapper has {sorted(unknown)}; with DeepSpeed it has {sorted(OPTIONS)}, and clip_grad")
     if clip.keys() - {"max_norm", "norm_type"} or clip["norm_type"] != 2:
         raise SetupError(f"clip_grad is {clip}; DeepSpeed takes max_norm, of the norm_type 2")
