@@ -6,9 +6,9 @@ from types import SimpleNamespace
 import pytest
 from mmengine.config import Config
 
+from backbones import config_path
 from backbones.cli._checkpoints import check_optimizer
 from backbones.cli.train import set_zero
-from backbones.config import config_path
 from backbones.engine.zero import ZeroStrategy, divides, split_options
 from backbones.errors import SetupError
 from backbones.usage import UsageError

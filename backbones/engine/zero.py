@@ -26,10 +26,10 @@ from backbones.engine.safe_checkpoints import WEIGHTS, type_name
 from backbones.errors import SetupError
 
 try:
-    from deepspeed.runtime.zero import GatheredParameters
-    from deepspeed.utils import safe_get_local_fp32_param, safe_set_local_fp32_param, set_z3_leaf_module
+    from deepspeed import utils as deepspeed_utils  # type: ignore[import-not-found]
+    from deepspeed.runtime.zero import GatheredParameters  # type: ignore[import-not-found]
 except ImportError:
-    GatheredParameters = safe_get_local_fp32_param = safe_set_local_fp32_param = set_z3_leaf_module = None
+    GatheredParameters = deepspeed_utils = None
 
 OPTIONS = {"type", "optimizer", "constructor", "paramwise_cfg"}  # of optim_wrapper
 SCOPE = "_scope_"  # mmengine's mark of settings that a host's config gave
@@ -62,15 +62,15 @@ class ZeroStrategy(DeepSpeedStrategy):
     """
 
     def __init__(self, *, zero_optimization: dict, **kwargs: Any) -> None:
-        if set_z3_leaf_module is None:
+        if deepspeed_utils is None:
             raise SetupError('the config trains by DeepSpeed, which is not installed: pip install "deepspeed<0.19"')
-        plain = ConfigDict(zero_optimization=zero_optimization, **kwargs).to_dict()  # it goes into checkpoints
+        plain: Any = ConfigDict(zero_optimization=zero_optimization, **kwargs).to_dict()  # for checkpoints
         super().__init__(**plain)
 
-    def prepare(self, model: Any, *, dispatch_kwargs: dict, **kwargs: Any) -> Any:
+    def prepare(self, model: Any, *, dispatch_kwargs: dict | None = None, **kwargs: Any) -> Any:
         """Tell DeepSpeed the batch size, then divide; see ``mmengine._strategy``."""
         size = "train_micro_batch_size_per_gpu"
-        self.config.setdefault(size, dispatch_kwargs.get(size, 1))
+        self.config.setdefault(size, (dispatch_kwargs or {}).get(size, 1))
         return super().prepare(model, dispatch_kwargs=dispatch_kwargs, **kwargs)
 
     def build_optim_wrapper(self, optim_wrapper: Any, model: Any = None) -> BaseOptimWrapper:
@@ -84,7 +84,7 @@ class ZeroStrategy(DeepSpeedStrategy):
         for module in model.modules():
             if isinstance(module, Backbone):
                 for unit in module.units():  # backward runs their blocks again
-                    set_z3_leaf_module(unit, True)  # type: ignore[misc]
+                    deepspeed_utils.set_z3_leaf_module(unit, True)  # type: ignore[union-attr]
         return super()._wrap_model(model)
 
     # -- checkpoints
@@ -106,7 +106,8 @@ class ZeroStrategy(DeepSpeedStrategy):
             super().save_checkpoint(filename, extra_ckpt=extra, **kwargs)
             extra = {**extra, "optimizer": dict(processes=get_world_size())}
             filename = str(Path(filename, WEIGHTS))
-        weights = {name: value.cpu() for name, value in gathered(self.model.module) if is_main_process()}
+        model: Any = self.model.module
+        weights = {name: value.cpu() for name, value in gathered(model) if is_main_process()}
         if is_main_process():
             save_checkpoint({**extra, "state_dict": weights}, filename)
 
@@ -125,23 +126,25 @@ class ZeroStrategy(DeepSpeedStrategy):
             callback(checkpoint)
         weights = checkpoint.get("state_dict", checkpoint)
         plain = {name.removeprefix("module."): value for name, value in weights.items()}
-        self.model.load_module_state_dict({"module": plain}, strict=False, fetch_z3_params=True)
-        self.optim_wrapper.optimizer.refresh_fp32_params()  # type: ignore[union-attr]
-        clamp_shortcuts(self.model.module)
+        engine: Any = self.model
+        engine.load_module_state_dict({"module": plain}, strict=False, fetch_z3_params=True)
+        engine.optimizer.refresh_fp32_params()
+        clamp_shortcuts(engine.module)
         return checkpoint
 
 
 @torch.no_grad()
 def clamp_shortcuts(model: nn.Module) -> None:
     """Moves shortcut scales away from zero where DeepSpeed keeps them; a column in its forward has but a copy."""
-    for alpha in (alpha for module in model.modules() if isinstance(module, Column) for alpha in module.alphas):
+    alphas: list[Any] = [alpha for module in model.modules() if isinstance(module, Column) for alpha in module.alphas]
+    for alpha in alphas:
         if not hasattr(alpha, "ds_tensor"):  # stage 2
             fragment = getattr(alpha, "_hp_mapping", None)  # of the optimizer's copy, in some process
             parts = [alpha.data] + ([fragment.get_hp_fragment()] if fragment else [])
         else:
             parts = [alpha.data, alpha.ds_tensor.data]  # one of them may be empty
-            if (part := safe_get_local_fp32_param(alpha)) is not None:  # type: ignore[misc]
-                safe_set_local_fp32_param(alpha, clamped(part))  # type: ignore[misc]
+            if (part := deepspeed_utils.safe_get_local_fp32_param(alpha)) is not None:  # type: ignore[union-attr]
+                deepspeed_utils.safe_set_local_fp32_param(alpha, clamped(part))  # type: ignore[union-attr]
         for part in parts:
             part.copy_(clamped(part))
 
