@@ -87,7 +87,7 @@ class Column(nn.Module):
 
     def shortcuts(self) -> list[Tensor]:
         """The four shortcut scales, each ``(C_l,)``, at least 1e-3 away from zero."""
-        return [(alpha if self.training else _clamped(alpha)).flatten() for alpha in self.alphas]
+        return [(alpha if self.training else clamped(alpha)).flatten() for alpha in self.alphas]
 
     def clamp_shortcuts(self) -> None:
         """Moves the shortcut scales away from zero, in place; part of a training step.
@@ -97,10 +97,11 @@ class Column(nn.Module):
         """
         for alpha in self.alphas:
             # .data: an earlier forward's graph may hold alpha, and this changes no value that it has read.
-            alpha.data.copy_(_clamped(alpha).detach())
+            alpha.data.copy_(clamped(alpha).detach())
 
 
-def _clamped(alpha: Tensor) -> Tensor:
+def clamped(alpha: Tensor) -> Tensor:
+    """Shortcut scales, moved away from zero."""
     return torch.where(alpha < 0, alpha.clamp(max=-MIN_SHORTCUT), alpha.clamp(min=MIN_SHORTCUT))
 
 

@@ -147,11 +147,11 @@ def smallest_scales(columns: Sequence[Sequence[Tensor]]) -> Tensor:
         columns: The shortcut parameters of each column, ``(1, C_l, 1, 1)``, or this rank's shards of them.
     """
     flat = [a for column in columns for a in column]
-    # FSDP2 shards into tensors that know their local part, FSDP1 into one dimension. A part may be empty.
+    # FSDP2 and ZeRO-3 shard into tensors that know their local part, FSDP1 into one dimension. A part may be empty.
     sharded = any(hasattr(a, "to_local") or a.ndim == 1 for a in flat)
     infinity = torch.full((1,), torch.inf, device=flat[0].device)
     smallest = torch.stack(
-        [torch.cat([infinity, *(_local(a.detach()).flatten().abs() for a in column)]).min() for column in columns]
+        [torch.cat([infinity, *(_local(a).flatten().abs() for a in column)]).min() for column in columns]
     )
     if sharded:
         dist.all_reduce(smallest, dist.ReduceOp.MIN)
@@ -159,7 +159,9 @@ def smallest_scales(columns: Sequence[Sequence[Tensor]]) -> Tensor:
 
 
 def _local(a: Any) -> Tensor:
-    return a.to_local() if hasattr(a, "to_local") else a
+    if hasattr(a, "ds_tensor") and a.numel() != a.ds_numel:  # ZeRO-3; the last part is padded
+        return a.ds_tensor[: max(0, a.ds_numel - dist.get_rank() * a.ds_tensor.numel())]
+    return a.detach().to_local() if hasattr(a, "to_local") else a.detach()
 
 
 def largest_safe_run(smallest: Tensor, stem: Tensor) -> int:

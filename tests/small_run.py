@@ -251,17 +251,18 @@ def die_half_way() -> None:
     fill_disk()
 
 
-def train(config: Path, work_dir: Path, *arguments: str, before: Callable[[], None] | None = None):
+def train(config: Path, work_dir: Path, *arguments: str, before: Callable[[], None] | None = None, rank: int = 0):
     """Start ``train`` in a process forked from this one, which saves the time of the imports.
 
     Args:
         config: The config file.
-        work_dir: The work dir; the output goes beside it.
+        work_dir: The work dir; the output goes beside it, each rank's into a file of its own.
         arguments: More arguments of ``train``.
         before: Called in the process before it trains.
+        rank: Of the process, among several.
     """
 
-    output = Path(f"{work_dir}.output")
+    output = Path(f"{work_dir}.output{rank or ''}")
     output.unlink(missing_ok=True)
     return fork("train", config, "--work-dir", work_dir, *arguments, stdout=output, stderr=output, before=before)
 

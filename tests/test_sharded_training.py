@@ -77,7 +77,7 @@ class SmallDetector(BaseModel):
     def __init__(self, backbone: dict) -> None:
         super().__init__()
         self.backbone = MODELS.build(backbone)
-        self.head = torch.nn.Linear(sum(self.backbone.channels), 1)
+        self.head = torch.nn.Linear(sum(self.backbone.out_channels), 1)
 
     def forward(self, inputs: list[torch.Tensor], data_samples: list[BaseDataElement], mode: str):
         pattern = torch.linspace(-1, 1, 3 * 32 * 32).view(1, 3, 32, 32).sin()
@@ -111,14 +111,10 @@ def write_config(folder: Path) -> Path:
     return path
 
 
-def join(rank: int, count: int, port: int, work_dir: Path, before: Callable[[], None] | None = None) -> None:
-    """Makes this process one of several; the output of all but the first goes into files of their own."""
+def join(rank: int, count: int, port: int, before: Callable[[], None] | None = None) -> None:
+    """Makes this process one of several."""
     os.environ.update(RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE=str(count))
     os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
-    if rank:
-        descriptor = os.open(f"{work_dir}.output{rank}", os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
-        os.dup2(descriptor, 1)
-        os.dup2(descriptor, 2)
     if before:
         before()
 
@@ -133,8 +129,8 @@ def run(count: int, config: Path, work_dir: Path, *arguments: str, before: Calla
         port = free.getsockname()[1]
     arguments = ("--launcher", "pytorch", "--on-nan", "skip", *arguments)
     arguments += ("--cfg-options", f"train_dataloader.batch_size={8 // count}")
-    ranks = [partial(join, rank, count, port, work_dir, None if rank else before) for rank in range(count)]
-    processes = [train(config, work_dir, *arguments, before=rank) for rank in ranks]
+    ranks = [partial(join, rank, count, port, None if rank else before) for rank in range(count)]
+    processes = [train(config, work_dir, *arguments, before=enter, rank=rank) for rank, enter in enumerate(ranks)]
     processes[0].join(120)
     for process in processes[1:]:
         process.join(20)

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from mmengine.config import Config
+from mmengine.dist import get_world_size
 from mmengine.hooks import Hook
 from mmengine.optim import build_optim_wrapper
 from mmengine.runner import CheckpointLoader, Runner
@@ -16,35 +17,45 @@ from backbones.checkpoints import CheckpointError, find_weights, load_pretrained
 from backbones.checkpoints import read_checkpoint as weights_of
 from backbones.checks import is_whole
 from backbones.cli._runs import takes_published_weights
-from backbones.engine.safe_checkpoints import check
+from backbones.engine.safe_checkpoints import WEIGHTS, check
 from backbones.engine.sharded import ShardedStrategy
+from backbones.engine.zero import ZeroStrategy
 from backbones.errors import NotSavedError
 from backbones.usage import UsageError, note
 
-# What mmengine pickles into the checkpoints of a training: a class, and some of its methods
-OF_TRAININGS = re.compile(r"mmengine\.logging\.history_buffer\.HistoryBuffer(\.[a-z]\w*)?")
+# What mmengine and DeepSpeed pickle into the checkpoints of a training: classes, some of their methods, and tensors
+# with attributes. They run no code of the file: whatever else a pickle calls is named, too.
+OF_TRAININGS = re.compile(
+    r"mmengine\.logging\.history_buffer\.HistoryBuffer(\.[a-z]\w*)?"
+    r"|deepspeed\.(runtime\.fp16\.loss_scaler\.LossScaler|runtime\.zero\.config\.ZeroStageEnum"
+    r"|utils\.tensor_fragment\.fragment_address)"
+    r"|torch\.(Tensor|_tensor\._rebuild_from_type_v2)"
+)
 
 
 def read_checkpoint(path: str, for_runner: bool = False) -> dict[str, Any]:
     """Read a checkpoint onto the CPU; no code of the file runs.
 
     Args:
-        path: Of the file, or a URL.
+        path: Of the file, or a URL; of a folder of DeepSpeed's, all but the optimizer's state is read.
         for_runner: Whether mmengine's runner will read it, too, which runs code: objects are then refused, other than
             those of a training.
 
     Raises:
         UsageError: for a missing or broken file.
     """
-    if ":" not in path and not os.path.isfile(os.path.expanduser(path)):
+    file = file_of(path)
+    if ":" not in path and not os.path.isfile(os.path.expanduser(file)):
         raise UsageError(
-            f"there is no checkpoint {path}; training writes them into its work dir as epoch_N.pth or iter_N.pth"
+            f"there is no checkpoint {file}; training writes them into its work dir as epoch_N.pth or iter_N.pth"
         )
     try:
         if "://" in path and not path.startswith(("http", "hf:")):  # mmengine's other places
             checkpoint, inert = CheckpointLoader.load_checkpoint(path, map_location="cpu"), []
         else:
-            checkpoint, inert = weights_of(path)
+            checkpoint, inert = weights_of(file)
+        if for_runner and file != path:
+            inert += [name for part in sorted(Path(path).glob("*.pt")) for name in weights_of(part)[1]]
     except Exception as error:  # broken bytes may raise anything
         raise UsageError(f"{path} cannot be read as a checkpoint ({error}); is the file complete?") from error
     if for_runner and (foreign := [name for name in inert if not OF_TRAININGS.fullmatch(name)]):
@@ -55,6 +66,11 @@ def read_checkpoint(path: str, for_runner: bool = False) -> dict[str, Any]:
     if not isinstance(checkpoint, dict):
         raise UsageError(f"{path} holds a {type(checkpoint).__name__}, not a checkpoint")
     return checkpoint
+
+
+def file_of(path: str) -> str:
+    """The file with the weights of a checkpoint, which DeepSpeed writes as a folder."""
+    return os.path.join(path, WEIGHTS) if os.path.isdir(os.path.expanduser(path)) else path
 
 
 def plain_names(weights: dict[str, Any]) -> dict[str, Any]:
@@ -102,7 +118,7 @@ def _shapes(key: str, have: dict[str, Any], want: dict[str, Any]) -> str:
 def is_published(path: str) -> bool:
     """Whether a file has the checkpoint keys of the papers' authors, not those of a training with mmengine."""
     try:
-        _, weights = find_weights(weights_of(path)[0])
+        _, weights = find_weights(weights_of(file_of(path))[0])
     except (CheckpointError, FileNotFoundError) as error:
         raise UsageError(error) from error
     return not any(name.removeprefix("module.").startswith("backbone.") for name in weights)
@@ -211,6 +227,15 @@ def check_resumable(checkpoint: dict, path: str) -> None:
 
 def check_optimizer(runner: Runner, checkpoint: dict, path: str) -> None:
     """Refuse an optimizer state with other parameter groups, or divided over processes otherwise."""
+    zero, parts = isinstance(getattr(runner, "strategy", None), ZeroStrategy), checkpoint["optimizer"].get("processes")
+    if zero or parts:
+        if (processes := get_world_size()) != parts or not zero:
+            of = f"with DeepSpeed by {parts} processes" if parts else "without DeepSpeed"
+            raise UsageError(
+                f"{path} is of a training {of}, this one is {'with' if zero else 'without'} it by {processes}; go on "
+                f"likewise, or start from its weights: --cfg-options load_from={file_of(path)}"
+            )
+        return  # DeepSpeed builds the optimizer
     runner.optim_wrapper = build_optim_wrapper(runner.model, runner.optim_wrapper)  # type: ignore[arg-type]
     have, want = checkpoint["optimizer"], runner.optim_wrapper.state_dict()
     divided = isinstance(getattr(runner, "strategy", None), ShardedStrategy)

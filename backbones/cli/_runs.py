@@ -14,7 +14,8 @@ from mmengine.runner import FlexibleRunner, Runner
 from torch import nn
 
 import backbones.engine.resumable
-import backbones.engine.sharded  # noqa: F401  (registers classes that the config in a work dir names)
+import backbones.engine.sharded
+import backbones.engine.zero  # noqa: F401  (registers classes that the config in a work dir names)
 from backbones.cli import _own_data
 from backbones.config.hosts import find_config
 from backbones.config.lookup import check_kinds, model_settings, read_config, registered

@@ -39,7 +39,8 @@ from backbones.cli._checkpoints import (
 from backbones.datasets.check import check_data
 from backbones.engine.interruptions import save_stopped
 from backbones.engine.resumable import make_resumable
-from backbones.engine.sharded import shard
+from backbones.engine.sharded import prepare_division, shard
+from backbones.engine.zero import divides
 from backbones.errors import BadLossError, BrokenImagesError, NotSavedError, SetupError
 from backbones.usage import UsageError, note
 
@@ -112,6 +113,8 @@ def main(args: argparse.Namespace) -> None:
         set_auto_scale_lr(cfg)
     if args.shard:
         set_shard(cfg)
+    elif divides(cfg):
+        set_zero(cfg, args.on_nan)
 
     restarted = int(os.environ.get("TORCHELASTIC_RESTART_COUNT", 0)) > 0  # by torchrun, after a process died
     path = choose_resume(cfg, "auto" if restarted else args.resume)
@@ -232,6 +235,16 @@ def set_shard(cfg: Config) -> None:
         shard(cfg)
     except SetupError as error:
         raise UsageError(f"--shard: {error}") from error
+
+
+def set_zero(cfg: Config, on_nan: str) -> None:
+    """Check and complete a config that divides the training by DeepSpeed."""
+    if on_nan == "skip":
+        raise UsageError("--on-nan skip: DeepSpeed cannot leave a batch out; use --on-nan stop, or train by --shard")
+    try:
+        prepare_division(cfg)
+    except SetupError as error:
+        raise UsageError(error) from error
 
 
 def set_auto_scale_lr(cfg: Config) -> None:

@@ -28,6 +28,7 @@ from backbones.errors import NotSavedError
 
 STAGE = ".partial"  # folder beside the checkpoints; what it holds is not whole
 KEPT = 2  # checkpoints, besides the best one
+WEIGHTS = "weights.pth"  # file of a checkpoint that is a folder: all but the optimizer's state
 
 
 class StagedRunner:
@@ -96,11 +97,11 @@ def check(path: Path, meta: dict | None = None) -> dict:
     """Read a checkpoint back; no code of the file runs.
 
     Args:
-        path: A file, or the directory of a sharded checkpoint, whose files are checked for their bytes only.
+        path: A file, or the directory of a divided checkpoint, whose parts are checked for their bytes only.
         meta: Entries that its ``meta`` must have, as ``epoch`` and ``iter``.
 
     Returns:
-        The checkpoint, its weights still on the disk; empty for a directory.
+        The checkpoint, its weights still on the disk; of a directory, its ``weights.pth``, or empty.
 
     Raises:
         NotSavedError: if it is not whole, or of another step.
@@ -111,7 +112,8 @@ def check(path: Path, meta: dict | None = None) -> dict:
                 if broken := archive.testzip():
                     raise zipfile.BadZipFile(f"{broken} does not have its checksum")
         options: dict[str, Any] = dict(map_location="cpu", mmap=True, weights_only=False)
-        checkpoint = torch.load(path, pickle_module=inert_pickle(set()), **options) if path.is_file() else {}
+        whole = path / WEIGHTS if path.is_dir() else path
+        checkpoint = torch.load(whole, pickle_module=inert_pickle(set()), **options) if whole.is_file() else {}
     except Exception as error:  # broken bytes may raise anything
         raise NotSavedError(f"{path.name} cannot be read back ({type(error).__name__}: {error})") from error
     step = {key: checkpoint["meta"][key] for key in meta or () if checkpoint}
@@ -140,7 +142,11 @@ class LateRemoval:
         """Remove what was remembered, unless it has just been written anew."""
         for path in self.paths:
             if path not in new:
-                shutil.rmtree(path) if path.is_dir() else path.unlink()
+                _remove(path)
+
+
+def _remove(path: Path) -> None:
+    shutil.rmtree(path) if path.is_dir() else path.unlink()
 
 
 @HOOKS.register_module()
@@ -244,7 +250,7 @@ class SafeCheckpointHook(CheckpointHook):
         last = Path(runner.work_dir, "last_checkpoint")
         for path in Path(self.out_dir).glob("stopped_iter_*.pth"):
             if last.is_file() and path.name != Path(last.read_text()).name:
-                path.unlink()
+                _remove(path)
 
     # -- what goes into a checkpoint, and comes out of it
     def before_save_checkpoint(self, runner: Any, checkpoint: dict) -> None:

@@ -153,21 +153,34 @@ def shard(cfg: Config) -> None:
         cfg: The config, with its launcher.
 
     Raises:
+        SetupError: as ``prepare_division``.
+    """
+    prepare_division(cfg, " --shard")
+    cfg.runner_type = "FlexibleRunner"
+    cfg.strategy = dict(type="ShardedStrategy", sync_bn=cfg.get("sync_bn"))
+    if type_name(cfg.optim_wrapper) == "AmpOptimWrapper":
+        cfg.optim_wrapper.use_fsdp = True
+
+
+def prepare_division(cfg: Config, option: str = "") -> None:
+    """Check and complete the config of a training that is divided over its processes, in place.
+
+    Args:
+        cfg: The config, with its launcher.
+        option: That divides, for messages.
+
+    Raises:
         SetupError: without a launcher, or with a moving average of the weights.
     """
     if cfg.get("launcher", "none") == "none":
         raise SetupError(
-            "the model is divided over processes, and no launcher starts them: tools/dist_train.sh CONFIG GPUS --shard"
+            "the model is divided over processes, and no launcher starts them: tools/dist_train.sh CONFIG GPUS" + option
         )
     if any("EMAHook" in type_name(hook) for hook in cfg.get("custom_hooks") or []):
         raise SetupError(
             "EMAHook averages whole weights, and no process has them; train without: --cfg-options custom_hooks=[]"
         )
-    cfg.runner_type = "FlexibleRunner"
-    cfg.strategy = dict(type="ShardedStrategy", sync_bn=cfg.get("sync_bn"))
     cfg.setdefault("env_cfg", dict(dist_cfg=dict(backend="nccl")))
-    if type_name(cfg.optim_wrapper) == "AmpOptimWrapper":
-        cfg.optim_wrapper.use_fsdp = True
     if cfg.get("val_dataloader"):
         if type_name(sampler := cfg.val_dataloader.sampler) != "DefaultSampler":
             raise SetupError(
