@@ -89,7 +89,7 @@ def draw(results: Sequence[Result], untrained: dict[str, Any]) -> Figure:
     for (series, x), (result, *_) in grouped(results).items():
         if x == deepest:
             blocks.plot([n / result["start"]["gradients"][-1] for n in result["start"]["gradients"]], label=series)
-    blocks.set(xlabel=f"block of {deepest}", ylabel="gradient at its tokens, relative to the last block", yscale="log")
+    blocks.set(xlabel=f"block of {deepest}", ylabel="gradient at its tokens, relative to the last block")
     blocks.grid(alpha=0.3)
     blocks.legend(fontsize="small")
     draw_lines(over_depth, results, growth, xlabel="blocks", ylabel="gradient at the first block / at the last")

@@ -55,7 +55,7 @@ def draw(results: Sequence[Result], untrained: dict[str, Any]) -> Figure:
         if x == max(DEPTHS):
             ratios = [sum(r) / len(group) for r in zip(*(result["end"]["ratios"] for result in group), strict=True)]
             blocks.plot(range(2, x + 1), ratios, marker="o", markersize=3, label=f"{series}, {x} blocks")
-    blocks.set(xlabel="block", ylabel=f"share of maps with a similarity over {SIMILAR} to the block before")
+    blocks.set(xlabel="block", ylabel=f"share of maps over {SIMILAR} similar to the block before")
     blocks.set_ylim(-0.02, 1.02)
     blocks.grid(alpha=0.3)
     blocks.legend(fontsize="small")
