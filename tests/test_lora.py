@@ -33,7 +33,7 @@ def build(name: str) -> tuple[DenseBackbone, nn.Module]:
     """A backbone whose every term counts, and the same with LoRA, whose matrices are no longer zero."""
     net = BACKBONES[name](small_arch(name))
     for parameter_name, p in net.named_parameters():
-        if "gamma" in parameter_name:  # fresh layer scales are close to nothing
+        if parameter_name.endswith(("gamma", "gamma_1", "gamma_2", "norm1.weight", "norm2.weight")):  # some start at 0
             nn.init.uniform_(p, 0.2, 1.0)
     lora = recipe(copy.deepcopy(net))
     for parameter_name, p in lora.named_parameters():

@@ -110,12 +110,14 @@ def test_columns_follow_the_papers_equation():
     assert torch.equal(last, net.last_maps(x)[3])
 
 
-def test_feedforward_layers_start_smaller_with_depth():
+def test_norms_start_at_zero_and_feedforward_layers_smaller_with_depth():
     torch.manual_seed(0)
     net = RevColViT({**TOY, "embed_dims": 64, "num_columns": 2})
     for column in net.columns:
         stds = [block.mlp.fc2.weight.std().item() for level in column.levels for block in level.blocks]
         assert stds == pytest.approx([0.02 / math.sqrt(2 * i) for i in (1, 2, 3, 4, 5)], rel=0.05)
+        norms = [norm for level in column.levels for block in level.blocks for norm in (block.norm1, block.norm2)]
+        assert not any(norm.weight.any() for norm in norms)
         assert column.levels[3].blocks[0].mlp.fc1.weight.std().item() == pytest.approx(0.02, rel=0.05)
 
 
