@@ -3,8 +3,9 @@
 All four levels of a column have the same width and stride 16; fusions change neither. No code was published, and the
 paper leaves points open. Taken over from RevCol: the norm behind the stem, the shortcuts, level 0 without a layer on
 the stem's map, drop-path within a column. From plain transformers: learnt positions, added to the stem's map. From
-Swin v2 (arXiv:2111.09883), whose blocks these are: the learnt factor of each head, and norms that start at zero, so that
-a block starts as the identity. From BEiT (arXiv:2106.08254): how the feed-forward layers are scaled down at the start.
+Swin v2 (arXiv:2111.09883), whose blocks these are: the learnt factor of each head, and norms that start at zero, so
+that a block starts as the identity. From BEiT (arXiv:2106.08254): how the feed-forward layers are scaled down at the
+start.
 """
 
 from __future__ import annotations
