@@ -1,7 +1,7 @@
 """A small RevColViT from scratch, photographs of flowers; made for two CPU cores.
 
 Run:    python tools/train.py configs/revcol-vit_flowers.py --data-root FOLDER
-Result: not yet run.
+Result: not yet run as it is; a smaller one is in docs/PAPERS.md.
 
 Data, augmentation, schedule and learning rate are those of vit_flowers.py; the network is that of
 revcol-vit_maskrcnn_sample.py.

@@ -136,9 +136,10 @@ def draw(results: Sequence[Result], untrained: dict[str, Any]) -> Figure:
             errors = [sum(r["end"]["errors"][f"keep_every={k}"] for r in group) / len(group) for k in KEEP_EVERY]
             undone.plot(KEEP_EVERY, errors, marker="o", markersize=3, label=f"{x} columns")
     undone.set(xlabel="keep_every", ylabel="relative error of the gradients after the training", yscale="log")
+    cka.set_ylim(0, 1.15)  # room for the legend
     for axes in (peak, cka, undone):
         axes.grid(alpha=0.3)
-        axes.legend(fontsize="small")
+        axes.legend(fontsize="small", ncols=2 if axes is cka else 1)
     return figure
 
 

@@ -15,7 +15,7 @@ from backbones.papers._runs import BOX_AP, Comparison, Options, Result, Run
 from backbones.papers.revcol import COLUMNS, EQUAL_MACS, WIDTH, arch, over_columns
 
 IMAGES, HELD_OUT, SIDE = 400, 100, 160
-EPOCHS = 6
+EPOCHS = 4
 WARM_UP = 100  # iterations
 
 
