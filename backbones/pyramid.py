@@ -132,10 +132,30 @@ class SimpleFeaturePyramid(Pyramid):
     def forward(self, maps: Tensor | Sequence[Tensor], indices: Sequence[int] | None = None) -> Sequence[Tensor]:
         x = maps if isinstance(maps, Tensor) else maps[-1]
         indices = range(len(self.strides)) if indices is None else indices
-        made = sorted({min(i, 3) for i in indices})
-        feats = dict(zip(made, super().forward([x] * len(made), made), strict=True))
+        return self.make([x] * len(indices), indices)
+
+    def make(self, maps: Sequence[Tensor], indices: Sequence[int]) -> tuple[Tensor, ...]:
+        """The levels ``indices``, each from its map; stride 64 comes from stride 32."""
+        sources = {min(i, 3): x for i, x in zip(indices, maps, strict=True)}
+        feats = dict(zip(sources, super().forward(list(sources.values()), list(sources)), strict=True))
         # Contiguous, since as a neck its maps go straight to RoIAlign, which reads the memory as NCHW.
         return tuple((_every_second(feats[3]) if i == 4 else feats[i]).contiguous() for i in indices)
+
+
+@MODELS.register_module()
+class LevelPyramid(SimpleFeaturePyramid):
+    """``SimpleFeaturePyramid`` with a map for each level, of stride 16 as well: ``RevColViT``'s, from its four levels.
+
+    Args:
+        in_channels: As in ``SimpleFeaturePyramid``, like the others.
+
+    Shapes:
+        maps: One ``(B, in_channels, h, w)`` for each of ``indices``.
+        returns: As ``SimpleFeaturePyramid``.
+    """
+
+    def forward(self, maps: Sequence[Tensor], indices: Sequence[int]) -> Sequence[Tensor]:  # type: ignore[override]
+        return self.make(maps, indices)
 
 
 def build_pyramid(pyramid: Any, in_channels: int, wanted: str) -> Pyramid:

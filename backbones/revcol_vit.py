@@ -26,7 +26,7 @@ from .columns import LEVELS, ColumnNetwork, Level
 from .layers import Attention, ChannelsLastConv2d, Linear, Mlp, Rotation, drop_path_scale, padding
 from .layers.attention import Bias
 from .layers.pos_embed import resize_pos_embed
-from .pyramid import build_pyramid, cut_levels, raw_pyramid
+from .pyramid import LevelPyramid, build_pyramid, cut_levels, raw_pyramid
 from .trunk import NORM_EPS, Block, Scales, add_branch, image_sides, init_linear, patch_grid
 
 STRIDE = 16
@@ -218,8 +218,9 @@ class RevColViT(DenseBackbone, RevColViTTrunk):
 
     Args:
         arch: As in ``RevColViTTrunk``, like the arguments not named here.
-        pyramid: ``'simple'``: ViTDet's layers; None: the four levels of the last column as they are, of stride 16;
-            or a dict such as ``dict(type='SimpleFeaturePyramid', out_channels=256)``.
+        pyramid: ``'levels'``: ViTDet's layers, each on one of the four levels of the last column; None: these levels as
+            they are, of stride 16; or a dict such as ``dict(type='LevelPyramid', out_channels=256)``, or with
+            ``'SimpleFeaturePyramid'``, whose layers all read the last level (less accurate, docs/RESULTS.md).
         out_indices: Levels to return, increasing; negative ones count from the last. Parameters that no returned level
             depends on are frozen, so that data-parallel training does not wait for them.
 
@@ -239,7 +240,7 @@ class RevColViT(DenseBackbone, RevColViTTrunk):
         self,
         arch: str | Mapping[str, Any] = "small",
         *,
-        pyramid: str | Mapping[str, Any] | None = "simple",
+        pyramid: str | Mapping[str, Any] | None = "levels",
         out_indices: Sequence[int] | None = None,
         **trunk: Any,
     ) -> None:
@@ -248,9 +249,11 @@ class RevColViT(DenseBackbone, RevColViTTrunk):
             self.pyramid = raw_pyramid(self.embed_dims, LEVELS, STRIDE)
             self.sources = list(range(LEVELS))  # the level of the last column that each level is made from
         else:
-            wanted = "'simple', None, or a dict such as dict(type='SimpleFeaturePyramid', out_channels=256)"
-            self.pyramid = build_pyramid(pyramid, self.embed_dims, wanted)
-            self.sources = [LEVELS - 1] * len(self.pyramid.channels)
+            wanted = "'levels', None, or a dict such as dict(type='LevelPyramid', out_channels=256)"
+            cfg = dict(type="LevelPyramid") if pyramid == "levels" else pyramid
+            self.pyramid = build_pyramid(cfg, self.embed_dims, wanted)
+            own = isinstance(self.pyramid, LevelPyramid)
+            self.sources = [min(i, LEVELS - 1) if own else LEVELS - 1 for i in range(len(self.pyramid.channels))]
         channels, strides = self.pyramid.channels, self.pyramid.strides
         self._set_levels(channels, strides, range(len(channels)) if out_indices is None else out_indices)
         self._freeze_unused_levels(max(self.sources[i] for i in self.out_indices))

@@ -10,6 +10,7 @@ model = dict(
     backbone=dict(
         type="RevColViT",
         arch=dict(_delete_=True, embed_dims=128, depths=(1, 1, 1, 1), num_heads=4, num_columns=3),
+        pyramid=dict(type="LevelPyramid"),
         reversible=True,
     )
 )

@@ -84,6 +84,20 @@ def test_norms_lie_behind_the_branches():
     torch.testing.assert_close(block(x, (2, 3), (2.0, 3.0)), expected)
 
 
+@pytest.mark.parametrize(
+    "pyramid", ["levels", dict(type="LevelPyramid", num_outs=5), dict(type="SimpleFeaturePyramid")]
+)
+def test_each_stride_is_made_from_its_level(pyramid):
+    net, x = build(pyramid=pyramid).eval(), image()
+    feats, maps = net(x), net.last_maps(x)
+    own = pyramid == "levels" or pyramid["type"] == "LevelPyramid"
+    for i, feat in enumerate(feats):
+        level = net.pyramid.levels[min(i, 3)]
+        expected = level(maps[min(i, 3) if own else 3])
+        expected = expected[..., ::2, ::2] if i == 4 else expected
+        torch.testing.assert_close(feat, expected[..., : feat.shape[2], : feat.shape[3]])
+
+
 def test_columns_follow_the_papers_equation():
     net = build().eval()
     x = image()
@@ -200,7 +214,7 @@ def test_bad_dict_archs_are_named(change, message):
 
 @pytest.mark.parametrize("pyramid", ["taps", dict(type="FPN"), dict(out_channels=8)])
 def test_bad_pyramids_are_named(pyramid):
-    with pytest.raises(ValueError, match="it must be 'simple', None, or a dict"):
+    with pytest.raises(ValueError, match="it must be 'levels', None, or a dict"):
         RevColViT(TOY, pyramid=pyramid)
 
 

@@ -125,7 +125,7 @@ def build_subject(args: argparse.Namespace) -> Subject:
     Raises:
         UsageError: for a model without a backbone, and as ``_models.build``.
     """
-    if has_simple_pyramid(args.model):
+    if has_pyramid(args.model):
         args.options = {"pyramid": None, **args.options}  # published files have none
     built = _models.build(args)
     alone = built.cfg is None
@@ -139,10 +139,10 @@ def build_subject(args: argparse.Namespace) -> Subject:
     return Subject(title, model, backbone, built.settings, *normalisation(backbone, built.cfg))
 
 
-def has_simple_pyramid(name: str) -> bool:
+def has_pyramid(name: str) -> bool:
     """Whether a backbone of this name has learnt layers between its transformer and its levels by default."""
     parameters = inspect.signature(BACKBONES[name]).parameters if name in BACKBONES else {}
-    return "pyramid" in parameters and parameters["pyramid"].default == "simple"
+    return "pyramid" in parameters and parameters["pyramid"].default in ("simple", "levels")
 
 
 def find_photos(inputs: Inputs, size: int, most: int) -> list[Photo]:
