@@ -12,6 +12,10 @@ from matplotlib.figure import Figure
 from backbones.papers._runs import Result
 
 Value = Callable[[Result], float]
+SIZES: dict[str, Value] = {  # columns of a table
+    "parameters (M)": lambda result: result["parameters"] / 1e6,
+    "MMACs": lambda result: result["macs"] / 1e6,
+}
 
 
 def grouped(results: Sequence[Result]) -> dict[tuple[str, Any], list[Result]]:
@@ -71,6 +75,13 @@ def draw_curves(axes: Axes, results: Sequence[Result], **labels: Any) -> None:
     axes.set(**labels)
     axes.grid(alpha=0.3)
     axes.legend(fontsize="small")
+
+
+def accuracy_curves(results: Sequence[Result], untrained: dict[str, Any]) -> Figure:
+    """Accuracy over the epochs."""
+    figure, (axes,) = panels(1)
+    draw_curves(axes, results, xlabel="epoch", ylabel="top-1 (%)")
+    return figure
 
 
 def panels(count: int) -> tuple[Figure, Sequence[Axes]]:

@@ -7,7 +7,7 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
-from backbones.papers._figures import draw_lines, panels
+from backbones.papers._figures import SIZES, draw_lines, panels
 from backbones.papers._runner import final
 from backbones.papers._runs import Comparison, Options, Result, Run, image_side, schedule
 
@@ -41,8 +41,7 @@ def draw(results: Sequence[Result], untrained: dict[str, Any]) -> Figure:
 COMPARISON = Comparison(
     runs,
     {
-        "parameters (M)": lambda result: result["parameters"] / 1e6,
-        "MMACs": lambda result: result["macs"] / 1e6,
+        **SIZES,
         "top-1": final,
     },
     draw,

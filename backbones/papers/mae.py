@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
-from matplotlib.figure import Figure
-
-from backbones.papers._figures import draw_curves, panels
+from backbones.papers._figures import accuracy_curves
 from backbones.papers._runner import final
-from backbones.papers._runs import Comparison, Options, Result, Run, schedule, vit
+from backbones.papers._runs import Comparison, Options, Run, schedule, vit
 
 SIDE, PATCH = 64, 8
 DEPTH = 6
@@ -55,11 +52,4 @@ def runs() -> list[Run]:
     ]
 
 
-def draw(results: Sequence[Result], untrained: dict[str, Any]) -> Figure:
-    """Accuracy over the epochs."""
-    figure, (axes,) = panels(1)
-    draw_curves(axes, results, xlabel="epoch", ylabel="top-1 (%)")
-    return figure
-
-
-COMPARISON = Comparison(runs, {"last loss": lambda result: result["loss"], "top-1": final}, draw)
+COMPARISON = Comparison(runs, {"last loss": lambda result: result["loss"], "top-1": final}, accuracy_curves)

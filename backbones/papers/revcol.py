@@ -13,7 +13,7 @@ from torch import Tensor
 
 from backbones.info.memory import count_step
 from backbones.look.cka import gram, linear_cka
-from backbones.papers._figures import draw_lines, grouped, panels
+from backbones.papers._figures import SIZES, draw_lines, grouped, panels
 from backbones.papers._runner import final
 from backbones.papers._runs import Comparison, Options, Result, Run, image_side, schedule
 
@@ -146,8 +146,7 @@ def draw(results: Sequence[Result], untrained: dict[str, Any]) -> Figure:
 COMPARISON = Comparison(
     runs,
     {
-        "parameters (M)": lambda result: result["parameters"] / 1e6,
-        "MMACs": lambda result: result["macs"] / 1e6,
+        **SIZES,
         "top-1": final,
         "CKA of the coarsest level with the labels": lambda result: result["end"]["labels"][-1][-1],
         "error, plain": lambda result: result["end"]["errors"]["plain"],

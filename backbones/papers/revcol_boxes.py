@@ -9,7 +9,7 @@ from typing import Any
 from matplotlib.figure import Figure
 
 from backbones.datasets.sample import make_sample_coco
-from backbones.papers._figures import draw_lines, panels
+from backbones.papers._figures import SIZES, draw_lines, panels
 from backbones.papers._runner import final
 from backbones.papers._runs import BOX_AP, Comparison, Options, Result, Run
 from backbones.papers.revcol import COLUMNS, EQUAL_MACS, WIDTH, arch, over_columns
@@ -57,8 +57,7 @@ def draw(results: Sequence[Result], untrained: dict[str, Any]) -> Figure:
 COMPARISON = Comparison(
     runs,
     {
-        "parameters (M)": lambda result: result["parameters"] / 1e6,
-        "MMACs": lambda result: result["macs"] / 1e6,
+        **SIZES,
         "box AP": final,
     },
     draw,

@@ -2,14 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
-
-from matplotlib.figure import Figure
-
-from backbones.papers._figures import draw_curves, panels
+from backbones.papers._figures import SIZES, accuracy_curves
 from backbones.papers._runner import final
-from backbones.papers._runs import Comparison, Result, Run, image_side, schedule, vit
+from backbones.papers._runs import Comparison, Run, image_side, schedule, vit
 
 SIDE, PATCH = 128, 16
 WIDTH = dict(embed_dims=64, num_heads=4)
@@ -29,19 +24,11 @@ def runs() -> list[Run]:
     ]
 
 
-def draw(results: Sequence[Result], untrained: dict[str, Any]) -> Figure:
-    """Accuracy over the epochs."""
-    figure, (axes,) = panels(1)
-    draw_curves(axes, results, xlabel="epoch", ylabel="top-1 (%)")
-    return figure
-
-
 COMPARISON = Comparison(
     runs,
     {
-        "parameters (M)": lambda result: result["parameters"] / 1e6,
-        "MMACs": lambda result: result["macs"] / 1e6,
+        **SIZES,
         "top-1": final,
     },
-    draw,
+    accuracy_curves,
 )
